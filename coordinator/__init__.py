@@ -1,0 +1,1 @@
+"""The coordinator: routes signed jobs to nodes and combines what they release."""

@@ -1,0 +1,1 @@
+"""The node: decides alone what runs on its data and what leaves."""

@@ -1,0 +1,1 @@
+"""Where summaries wait, and the one way out."""

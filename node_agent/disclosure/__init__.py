@@ -1,0 +1,1 @@
+"""How little may leave; pure."""

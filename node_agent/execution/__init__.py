@@ -1,0 +1,1 @@
+"""Workers, the runner and the sandbox; never imports grpc."""

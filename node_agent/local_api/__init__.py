@@ -1,0 +1,1 @@
+"""The agent's HTTP API on a unix socket, and its client."""

@@ -1,0 +1,1 @@
+"""Who and what a node admits; pure but for reading the file."""

@@ -1,0 +1,1 @@
+"""Sends what was released, until it has arrived."""

@@ -1,0 +1,1 @@
+"""The node's own database, which only the agent opens."""

@@ -1,0 +1,51 @@
+"""Digests and canonical bytes.
+
+Digests are written ``sha256:<64 hex>``. Canonical JSON (RFC 8785) serves for
+digests and ids only; what is signed is signed as the bytes that were made once
+(``envelope``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import rfc8785
+
+DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+CHAIN_START: Final = b"\0" * 32
+
+
+def digest(data: bytes) -> str:
+    """Return the digest of ``data`` in text form."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def canonical(value: Any) -> bytes:
+    """Return the RFC 8785 form of a JSON value.
+
+    Raises:
+        rfc8785.CanonicalizationError: the value is not JSON, or holds a number
+            that JSON cannot carry exactly.
+    """
+    return rfc8785.dumps(value)
+
+
+def bundle_digest(files: Mapping[str, bytes]) -> str:
+    """Return the digest of an analysis bundle: of its files by path.
+
+    Args:
+        files: content by path relative to the bundle, with ``/``.
+    """
+    listing = [
+        {"path": path, "sha256": hashlib.sha256(files[path]).hexdigest(), "size": len(files[path])}
+        for path in sorted(files)
+    ]
+    return digest(canonical({"v": 1, "files": listing}))
+
+
+def chain_hash(previous: bytes, body: bytes) -> bytes:
+    """Return the hash of an outbox entry: SHA-256(previous hash || body)."""
+    return hashlib.sha256(previous + body).digest()

@@ -1,0 +1,1 @@
+"""What every process needs: logs, TLS settings, supervision."""

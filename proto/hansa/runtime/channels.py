@@ -1,0 +1,47 @@
+"""The gRPC options that both sides set, with the reason for each.
+
+The figures behind them were measured; docs/adr/0003-grpc-settings.md has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from hansa.contract.limits import MESSAGE_BYTES
+
+Options = Sequence[tuple[str, int]]
+
+_SIZES: Final[Options] = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
+    ("grpc.max_metadata_size", 8 << 10),
+    ("grpc.absolute_max_metadata_size", 16 << 10),
+)
+
+SERVER_OPTIONS: Final[Options] = (
+    *_SIZES,
+    ("grpc.max_concurrent_streams", 64),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # Without this one a frozen peer is noticed only after a minute.
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # A second process must not silently share the port.
+    ("grpc.so_reuseport", 0),
+)
+
+CLIENT_OPTIONS: Final[Options] = (
+    *_SIZES,
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    # Retries belong to the outbox and to request ids.
+    ("grpc.enable_retries", 0),
+)

@@ -1,0 +1,59 @@
+"""Structured logs: one JSON object a line, with secrets struck out.
+
+Events are constant snake_case names with fields. Logs stay on the machine that
+wrote them; the redaction below is the second wall, the first is not to log a
+secret or a data value at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final
+
+import structlog
+
+_SECRET_WORDS: Final = ("token", "secret", "password", "private", "passport", "signature", "csr")
+_STRUCK: Final = "[struck out]"
+
+
+def strike_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Replace the value of every field whose name speaks of a secret."""
+    for name in event:
+        if any(word in name.lower() for word in _SECRET_WORDS):
+            event[name] = _STRUCK
+    return event
+
+
+def set_up_logging(process: str, *, level: int = logging.INFO) -> None:
+    """Send structlog's and the standard library's events to stderr as JSON lines.
+
+    Args:
+        process: the name of the process, a field of every line.
+        level: the lowest level that is written.
+    """
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        strike_secrets,
+    ]
+    renderer: list[structlog.typing.Processor] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(),
+    ]
+    formatter = structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=renderer)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(process=process)

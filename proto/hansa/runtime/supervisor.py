@@ -1,0 +1,45 @@
+"""Runs the loops of a daemon together: the first that fails ends them all."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+
+_log = structlog.get_logger(__name__)
+
+
+async def run_all(loops: Mapping[str, Callable[[], Awaitable[None]]], stop: asyncio.Event) -> None:
+    """Run every loop until ``stop`` is set, then cancel them and wait.
+
+    A loop that returns or raises before that ends the others too: a daemon
+    with a part missing must not look alive.
+
+    Raises:
+        Exception: what the first failing loop raised.
+    """
+    waiter = asyncio.create_task(stop.wait(), name="stop")
+    tasks: dict[asyncio.Task[None], str] = {asyncio.create_task(_run(loop)): name for name, loop in loops.items()}
+    done, _ = await asyncio.wait([waiter, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for task in (waiter, *tasks):
+        task.cancel()
+    await asyncio.gather(waiter, *tasks, return_exceptions=True)
+    for task, name in tasks.items():
+        if task in done:
+            _log.error("loop_ended", loop=name)
+            task.result()
+
+
+async def _run(loop: Callable[[], Awaitable[None]]) -> None:
+    await loop()
+
+
+def stop_on_signals() -> asyncio.Event:
+    """Return an event that SIGTERM and SIGINT set; needs a running event loop."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop

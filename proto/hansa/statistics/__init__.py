@@ -1,0 +1,1 @@
+"""Pure estimators over merged summaries."""
