@@ -33,6 +33,19 @@ def canonical(value: Any) -> bytes:
     return rfc8785.dumps(value)
 
 
+def in_bundle(path: str) -> bool:
+    """Say whether the file at ``path`` belongs to a bundle's digest and content.
+
+    A bundle is the whole folder of an analysis but its tests and what Python
+    leaves behind.
+
+    Args:
+        path: relative to the analysis' folder, with ``/``.
+    """
+    parts = path.split("/")
+    return parts[0] != "tests" and "__pycache__" not in parts
+
+
 def bundle_digest(files: Mapping[str, bytes]) -> str:
     """Return the digest of an analysis bundle: of its files by path.
 

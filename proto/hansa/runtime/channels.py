@@ -8,19 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from hansa.contract.limits import MESSAGE_BYTES
+from hansa.contract.limits import MESSAGE_BYTES, SUMMARY_BYTES
 
 Options = Sequence[tuple[str, int]]
 
 _SIZES: Final[Options] = (
-    ("grpc.max_receive_message_length", MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MESSAGE_BYTES),
     ("grpc.max_metadata_size", 8 << 10),
     ("grpc.absolute_max_metadata_size", 16 << 10),
 )
 
+# A result is one answer of up to a summary's size; all else stays small.
 SERVER_OPTIONS: Final[Options] = (
     *_SIZES,
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", SUMMARY_BYTES),
     ("grpc.max_concurrent_streams", 64),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -32,8 +33,9 @@ SERVER_OPTIONS: Final[Options] = (
     ("grpc.so_reuseport", 0),
 )
 
-CLIENT_OPTIONS: Final[Options] = (
+_CLIENT: Final[Options] = (
     *_SIZES,
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
@@ -45,3 +47,6 @@ CLIENT_OPTIONS: Final[Options] = (
     # Retries belong to the outbox and to request ids.
     ("grpc.enable_retries", 0),
 )
+
+CLIENT_OPTIONS: Final[Options] = (*_CLIENT, ("grpc.max_receive_message_length", MESSAGE_BYTES))
+PEOPLE_CLIENT_OPTIONS: Final[Options] = (*_CLIENT, ("grpc.max_receive_message_length", SUMMARY_BYTES))

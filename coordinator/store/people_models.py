@@ -1,0 +1,148 @@
+"""The tables of people, nodes and what may be asked."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from coordinator.store.base import Base, UtcDateTime
+
+_NODE: Final = "nodes.node"
+
+
+def _only_one(table: str, state: str) -> Index:
+    """Return the index that lets each node have one row of ``state``."""
+    condition: Any = text(f"state = '{state}'")
+    return Index(f"uq_{table}_{state.lower()}", "node", unique=True, sqlite_where=condition, postgresql_where=condition)
+
+
+class FederationRow(Base):
+    """The federation itself: one row.
+
+    ``store_uuid`` names this store and ``generation`` grows when it is
+    restored from a backup, so that a node notices either.
+    """
+
+    __tablename__ = "federation"
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    store_uuid: Mapped[str] = mapped_column(String(36))
+    generation: Mapped[int] = mapped_column(BigInteger)
+
+
+class PersonRow(Base):
+    """A person, known by one public key."""
+
+    __tablename__ = "persons"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    role: Mapped[str] = mapped_column(String(16))
+    public_key_pem: Mapped[str] = mapped_column(Text)
+    fingerprint: Mapped[str] = mapped_column(String(71))
+    added_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class NodeRow(Base):
+    """A node: its membership, and where its session and its outbox stand.
+
+    ``connected``, ``since``, ``epoch``, the node's store (``store_uuid``,
+    ``generation``) and the event cursor are written by the session service.
+    """
+
+    __tablename__ = "nodes"
+
+    node: Mapped[str] = mapped_column(String(32), primary_key=True)
+    state: Mapped[str] = mapped_column(String(24))
+    key_fingerprint: Mapped[str] = mapped_column(String(71), default="")
+    reason: Mapped[str] = mapped_column(Text, default="")
+    connected: Mapped[bool] = mapped_column(default=False)
+    since: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    epoch: Mapped[int] = mapped_column(BigInteger, default=0)
+    store_uuid: Mapped[str] = mapped_column(String(64), default="")
+    generation: Mapped[int] = mapped_column(BigInteger, default=0)
+    event_cursor_seq: Mapped[int] = mapped_column(BigInteger, default=0)
+    event_cursor_hash: Mapped[bytes] = mapped_column(LargeBinary, default=b"\0" * 32)
+
+
+class CredentialRow(Base):
+    """A certificate of a node; the serial number in hexadecimal."""
+
+    __tablename__ = "credentials"
+    __table_args__ = (_only_one("credentials", "PENDING"), _only_one("credentials", "ACTIVE"))
+
+    serial: Mapped[str] = mapped_column(String(40), primary_key=True)
+    node: Mapped[str] = mapped_column(ForeignKey(_NODE), index=True)
+    state: Mapped[str] = mapped_column(String(16))
+    not_after: Mapped[datetime] = mapped_column(UtcDateTime)
+    key_fingerprint: Mapped[str] = mapped_column(String(71))
+    certificate_pem: Mapped[str] = mapped_column(Text)
+    issued_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class InvitationRow(Base):
+    """The one standing invitation of a node; the secret only as its SHA-256."""
+
+    __tablename__ = "invitations"
+
+    digest: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    node: Mapped[str] = mapped_column(ForeignKey(_NODE), unique=True)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    # Fingerprint of the first public key that presented the secret.
+    redeemed_by: Mapped[str | None] = mapped_column(String(71))
+    inviter: Mapped[str] = mapped_column(String(64))
+
+
+class AnalysisRow(Base):
+    """A published analysis; never changed once it is there.
+
+    ``rank`` puts versions in their numeric order as text.
+    """
+
+    __tablename__ = "analyses"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    version: Mapped[str] = mapped_column(String(16), primary_key=True)
+    rank: Mapped[str] = mapped_column(String(16))
+    digest: Mapped[str] = mapped_column(String(71))
+    manifest: Mapped[bytes] = mapped_column(LargeBinary)
+    published_by: Mapped[str] = mapped_column(String(64))
+    published_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class DatasetRow(Base):
+    """A dataset as its node last reported it."""
+
+    __tablename__ = "datasets"
+
+    node: Mapped[str] = mapped_column(ForeignKey(_NODE), primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    build: Mapped[str] = mapped_column(String(16))
+    snapshot: Mapped[str] = mapped_column(String(71))
+
+
+class AuditRow(Base):
+    """What somebody did; only ever appended. Indexes are dense and start at 1."""
+
+    __tablename__ = "audit"
+
+    index: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    actor: Mapped[str] = mapped_column(String(64))
+    action: Mapped[str] = mapped_column(String(64))
+    subject: Mapped[str] = mapped_column(Text)
+
+
+class RequestRow(Base):
+    """The first answer to a mutating call, for its repeats."""
+
+    __tablename__ = "requests"
+
+    caller: Mapped[str] = mapped_column(String(80), primary_key=True)
+    request_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    method: Mapped[str] = mapped_column(String(128))
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    response: Mapped[bytes] = mapped_column(LargeBinary)
+    at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)

@@ -1,0 +1,199 @@
+"""The composition root of the agent: the only place where its parts are made."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+import structlog
+import uvicorn
+
+from hansa.runtime.clock import utc_now
+from hansa.runtime.logging import set_up_logging
+from hansa.runtime.supervisor import run_all, stop_on_signals
+from node_agent.airlock.gate import Airlock, Gate
+from node_agent.catalogue import analysis_folders, installed_analyses
+from node_agent.config import AgentConfig, StateFolder, load_config, lock_state_folder, short_path
+from node_agent.datasets import Datasets
+from node_agent.execution.broker import EmbeddedBroker
+from node_agent.execution.celery_app import enqueue_run, make_app
+from node_agent.executions import Executions
+from node_agent.link.commands import Commands
+from node_agent.link.daemon import Link, Standing
+from node_agent.link.encoding import WireReporter
+from node_agent.link.renewal import Renewal
+from node_agent.link.session import SessionParts
+from node_agent.local_api.server import LocalApi
+from node_agent.local_api.views import Views
+from node_agent.offers import Offers, active_runs
+from node_agent.policy.book import PolicyBook
+from node_agent.reporting import Bells
+from node_agent.scheduling import Scheduler
+from node_agent.spool.uploader import Uploader
+from node_agent.store.database import Database
+from node_agent.store.outbox import found_store
+
+_log = structlog.get_logger(__name__)
+
+
+def serve(state: StateFolder) -> int:
+    """Run the agent on ``state`` until it is told to stop; return the exit status.
+
+    Raises:
+        HansaError: ``AGENT_RUNNING``, ``CONFIG_INVALID``, ``POLICY_INVALID``;
+            nothing was started.
+    """
+    set_up_logging("agent")
+    with lock_state_folder(state):
+        config = load_config(state)
+        policy = PolicyBook(state.policy_file)
+        database = Database.open(state.database)
+        try:
+            asyncio.run(_serve(state, config, policy, database))
+        finally:
+            database.close()
+    return 0
+
+
+async def _serve(state: StateFolder, config: AgentConfig, policy: PolicyBook, database: Database) -> None:
+    stop = stop_on_signals()
+    await database.run(lambda session: found_store(session, str(uuid4())))
+    broker = EmbeddedBroker(state.broker) if config.broker_url is None else None
+    if broker is not None:
+        await broker.start()
+    try:
+        url = config.broker_url if broker is None else broker.url
+        agent = Agent(state, config, policy, database, partial(enqueue_run, make_app(url)))
+        await agent.run(stop)
+    finally:
+        if broker is not None:
+            await broker.stop()
+    _log.info("agent_stopped")
+
+
+class Agent:
+    """All parts of one agent, built and wired."""
+
+    def __init__(
+        self,
+        state: StateFolder,
+        config: AgentConfig,
+        policy: PolicyBook,
+        database: Database,
+        enqueue: Callable[[str], None],
+    ) -> None:
+        """Build the parts; nothing runs before ``run``."""
+        self._state, self._config, self._policy, self._database = state, config, policy, database
+        self._bells = Bells()
+        self._reporter = WireReporter(config.node)
+        self._analyses = installed_analyses(analysis_folders(config.analyses_dir))
+        self._standing = Standing()
+        self._datasets = Datasets(
+            database=database, state=state, reporter=self._reporter, bells=self._bells, clock=utc_now
+        )
+        self._scheduler = Scheduler(
+            database=database,
+            policy=policy.current,
+            reporter=self._reporter,
+            bells=self._bells,
+            clock=utc_now,
+            enqueue=enqueue,
+        )
+        self._link = self._make_link()
+
+    def _make_link(self) -> Link:
+        offers = Offers(
+            node=self._config.node,
+            analyses=self._analyses,
+            policy=self._policy.current,
+            draining=lambda: False,
+            reporter=self._reporter,
+        )
+        parts = SessionParts(
+            database=self._database,
+            commands=Commands(offers, self._reporter),
+            bells=self._bells,
+            clock=utc_now,
+            instance_id=str(uuid4()),
+            policy_digest=lambda: self._policy.digest().encode(),
+            load=self._load,
+        )
+        return Link(
+            endpoint=self._config.node_endpoint,
+            state=self._state,
+            parts=parts,
+            uploader=Uploader(database=self._database, bells=self._bells, clock=utc_now),
+            renewal=Renewal(state=self._state, clock=utc_now),
+            clock=utc_now,
+            draw=random.random,
+            standing=self._standing,
+        )
+
+    async def _load(self) -> tuple[int, int]:
+        active = await self._database.run(active_runs)
+        return max(self._policy.current().admission.max_active_runs - active, 0), active
+
+    def _api(self) -> LocalApi:
+        gate = Gate(analyses=self._analyses, policy=self._policy.current, reporter=self._reporter)
+        executions = Executions(
+            database=self._database,
+            state=self._state,
+            analyses=self._analyses,
+            gate=gate,
+            reporter=self._reporter,
+            bells=self._bells,
+            clock=utc_now,
+        )
+        views = Views(
+            node=self._config.node,
+            federation=self._config.federation,
+            state=self._state,
+            database=self._database,
+            link=self._standing_json,
+            policy_digest=self._policy.digest,
+        )
+        airlock = Airlock(database=self._database, gate=gate, bells=self._bells, clock=utc_now)
+        return LocalApi(
+            executions=executions, datasets=self._datasets, airlock=airlock, policy=self._policy, views=views
+        )
+
+    def _standing_json(self) -> dict[str, Any]:
+        since = self._standing.since
+        return {
+            "state": self._standing.state.value,
+            "reason": self._standing.reason,
+            "since": since.isoformat() if since else None,
+        }
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until ``stop`` is set.
+
+        Raises:
+            Exception: what the first failing part raised.
+        """
+        await self._datasets.sweep()
+        _log.info("agent_started", node=self._config.node, analyses=sorted(self._analyses))
+        await run_all({"link": self._link.run, "scheduler": self._scheduler.run, "local_api": self._serve_api}, stop)
+
+    async def _serve_api(self) -> None:
+        self._state.socket.unlink(missing_ok=True)
+        with short_path(self._state.socket) as name, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(name)
+            self._state.socket.chmod(0o600)
+            config = uvicorn.Config(self._api().app(), log_config=None, access_log=False, lifespan="off", ws="none")
+            await _Server(config).serve(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without signal handlers: the supervisor owns the signals."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the handlers as they are."""
+        yield

@@ -1,0 +1,175 @@
+"""What workers may ask of the agent: claim a run, give a sign of life, finish.
+
+An execution is the node's fencing number: only the highest of a run may beat
+or commit. A worker that was away too long is told so and kills what it runs.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
+
+from hansa.contract.errors import HansaError, Reason, RunReason
+from hansa.contract.limits import SUMMARY_BYTES
+from hansa.contract.states import RunEvent, RunState
+from hansa.runtime.clock import Clock
+from node_agent.airlock.gate import Gate
+from node_agent.catalogue import InstalledAnalysis
+from node_agent.config import StateFolder
+from node_agent.reporting import Bells, Reporter, advance
+from node_agent.store.database import Database
+from node_agent.store.models import DatasetRow, RunRow
+
+
+class Outcome(enum.StrEnum):
+    """How an execution ended, as the worker saw it."""
+
+    SUMMARY = "summary"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Finish(BaseModel):
+    """A worker's report of an execution's end."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run_id: str
+    execution: int
+    outcome: Outcome
+    reason: RunReason | None = None
+    incident: str | None = Field(default=None, pattern=r"^[A-Z0-9-]{1,32}$")
+    summary: str | None = Field(default=None, max_length=SUMMARY_BYTES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Executions:
+    """The use cases behind the workers' part of the local API."""
+
+    database: Database
+    state: StateFolder
+    analyses: Mapping[str, InstalledAnalysis]
+    gate: Gate
+    reporter: Reporter
+    bells: Bells
+    clock: Clock
+
+    async def claim(self, run_id: str, worker: str) -> dict[str, Any]:
+        """Give ``run_id`` to ``worker``; return all it needs to run it.
+
+        Raises:
+            HansaError: ``EXECUTION_SUPERSEDED``; the run is not to be started
+                (any more), whatever the broker says.
+        """
+        now = self.clock()
+
+        def work(session: Session) -> dict[str, Any]:
+            run = session.get(RunRow, run_id)
+            if run is None or run.state != RunState.STAGING:
+                raise HansaError(Reason.EXECUTION_SUPERSEDED)
+            dataset = session.get(DatasetRow, run.dataset)
+            analysis = self.analyses.get(run.analysis)
+            if dataset is None or analysis is None:
+                advance(
+                    session,
+                    run,
+                    RunEvent.FAIL,
+                    reporter=self.reporter,
+                    now=now,
+                    reason=RunReason.STAGING_FAILED,
+                )
+                return {}
+            run.worker, run.beat_at = worker, now
+            advance(session, run, RunEvent.START, reporter=self.reporter, now=now)
+            return self._claimed(run, dataset, analysis)
+
+        claimed = await self.database.run(work)
+        self.bells.ring()
+        if not claimed:
+            raise HansaError(Reason.EXECUTION_SUPERSEDED)
+        return claimed
+
+    def _claimed(self, run: RunRow, dataset: DatasetRow, analysis: InstalledAnalysis) -> dict[str, Any]:
+        return {
+            "run_id": run.run_id,
+            "execution": run.execution,
+            "work_dir": str(self.state.runs / run.run_id / str(run.execution)),
+            "bundle_dir": str(analysis.folder),
+            "snakefile": analysis.manifest.snakefile,
+            "parameters": run.parameters,
+            "snapshot_dir": dataset.folder,
+            "limits": run.limits,
+            "deadline": run.not_after.isoformat(),
+        }
+
+    async def beat(self, run_id: str, execution: int) -> bool:
+        """Note that the execution lives; return whether it shall be cancelled.
+
+        Raises:
+            HansaError: ``EXECUTION_SUPERSEDED``; kill it, its result is not wanted.
+        """
+        now = self.clock()
+
+        def work(session: Session) -> bool:
+            run = _current(session, run_id, execution)
+            run.beat_at = now
+            return run.state == RunState.CANCELLING
+
+        return await self.database.run(work)
+
+    async def finish(self, report: Finish) -> None:
+        """Take an execution's end: a summary to check, a failure, or a cancellation.
+
+        Raises:
+            HansaError: ``EXECUTION_SUPERSEDED``; too late, nothing was changed.
+        """
+        verdict = None
+        if report.outcome is Outcome.SUMMARY:
+            run, cohort = await self.database.run(lambda session: _with_cohort(session, report))
+            # Outside of the transaction: parsing and checking may take a while.
+            verdict = self.gate.judge(run, (report.summary or "").encode(), cohort)
+        now = self.clock()
+
+        def work(session: Session) -> None:
+            run = _current(session, report.run_id, report.execution)
+            if run.state == RunState.CANCELLING:
+                advance(
+                    session,
+                    run,
+                    RunEvent.CONFIRM_CANCELLED,
+                    reporter=self.reporter,
+                    now=now,
+                    reason=RunReason.CANCELLED,
+                )
+            elif verdict is not None:
+                advance(session, run, RunEvent.COLLECT, reporter=self.reporter, now=now)
+                self.gate.admit(session, run, verdict, now)
+            else:
+                _fail(session, run, report, self.reporter, now)
+
+        await self.database.run(work)
+        self.bells.ring()
+
+
+def _current(session: Session, run_id: str, execution: int) -> RunRow:
+    run = session.get(RunRow, run_id)
+    if run is None or run.execution != execution or run.state not in (RunState.RUNNING, RunState.CANCELLING):
+        raise HansaError(Reason.EXECUTION_SUPERSEDED)
+    return run
+
+
+def _with_cohort(session: Session, report: Finish) -> tuple[RunRow, Mapping[str, int]]:
+    run = _current(session, report.run_id, report.execution)
+    dataset = session.get_one(DatasetRow, run.dataset)
+    return run, dataset.info["people_by_sex"]
+
+
+def _fail(session: Session, run: RunRow, report: Finish, reporter: Reporter, now: datetime) -> None:
+    reason = report.reason or RunReason.ANALYSIS_FAILED
+    advance(session, run, RunEvent.FAIL, reporter=reporter, now=now, reason=reason, incident=report.incident or "")

@@ -1,0 +1,112 @@
+"""What the coordinator may ask of the node, applied once each.
+
+A command, its effect and the cursor that says so are one transaction. Nothing
+in a command relaxes a check: an offer is judged by the node's own policy, on
+the bytes that the researcher signed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from hansa.contract.errors import HansaError, Reason
+from hansa.contract.outbox import Verdict, judge
+from hansa.contract.states import RUN_TERMINAL, RunEvent, RunState
+from hansa.v1 import node_service_pb2
+from node_agent.offers import Offers, SignedOffer
+from node_agent.reporting import Reporter, advance
+from node_agent.store.models import RunRow
+from node_agent.store.outbox import append_event, command_cursor, move_command_cursor
+
+_log = structlog.get_logger(__name__)
+
+# Nothing of these runs anywhere, so that a wish to cancel is fulfilled at once.
+_NOT_STARTED = frozenset({RunState.ACCEPTED, RunState.AWAITING_APPROVAL, RunState.QUEUED, RunState.STAGING})
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a command led to; ``renew`` asks for a new certificate."""
+
+    upto_seq: int
+    renew: bool = False
+    drain: bool = False
+
+
+class Commands:
+    """Applies commands inside the caller's transaction."""
+
+    def __init__(self, offers: Offers, reporter: Reporter) -> None:
+        """Take who decides about offers, and who reports."""
+        self._offers = offers
+        self._reporter = reporter
+
+    def apply(self, session: Session, command: node_service_pb2.Command, now: datetime) -> Applied:
+        """Apply ``command`` unless it was applied before.
+
+        Raises:
+            HansaError: ``PROTOCOL_VIOLATION``; a command is missing or another
+                history stands here. ``VERSION_UNSUPPORTED``; a kind of command
+                that this release does not know. Nothing was applied.
+        """
+        cursor = command_cursor(session)
+        verdict = judge(cursor, seq=command.seq, prev_hash=command.prev_hash)
+        if verdict is Verdict.REPEAT:
+            return Applied(cursor.seq)
+        if verdict is not Verdict.APPLY:
+            raise HansaError(Reason.PROTOCOL_VIOLATION, log=f"command {command.seq}: {verdict.name}")
+        body = node_service_pb2.CommandBody.FromString(command.body)
+        applied = self._effect(session, body, command.seq, now)
+        move_command_cursor(session, cursor.after(command.body))
+        return applied
+
+    def _effect(self, session: Session, body: node_service_pb2.CommandBody, seq: int, now: datetime) -> Applied:
+        kind = body.WhichOneof("body")
+        _log.info("command_received", kind=kind, seq=seq)
+        if kind == "offer":
+            self._offers.receive(session, _signed(body.offer), now)
+        elif kind == "cancel":
+            self._cancel(session, body.cancel, now)
+        elif kind == "reconcile":
+            self._report_all(session, now)
+        elif kind not in ("drain", "renew_now", "trust_update"):
+            raise HansaError(Reason.VERSION_UNSUPPORTED, log=f"command {seq} of an unknown kind")
+        return Applied(seq, renew=kind == "renew_now", drain=kind == "drain")
+
+    def _cancel(self, session: Session, cancel: node_service_pb2.Cancel, now: datetime) -> None:
+        run = session.get(RunRow, cancel.run_id)
+        if run is None or run.attempt != cancel.attempt or RunState(run.state) in RUN_TERMINAL:
+            return
+        if run.state == RunState.CANCELLING:
+            return
+        before = RunState(run.state)
+        reporter = self._reporter
+        advance(session, run, RunEvent.CANCEL, reporter=reporter, now=now)
+        # A run that waits in the airlock, or for its worker, runs nowhere.
+        if before in _NOT_STARTED or before is RunState.AWAITING_RELEASE:
+            advance(session, run, RunEvent.CONFIRM_CANCELLED, reporter=reporter, now=now, reason="CANCELLED")
+
+    def _report_all(self, session: Session, now: datetime) -> None:
+        runs: Sequence[RunRow] = session.scalars(select(RunRow)).all()
+        for run in runs:
+            append_event(session, self._reporter.run(run, now), now)
+
+
+def _signed(offer: node_service_pb2.Offer) -> SignedOffer:
+    signatures = offer.job.signatures
+    return SignedOffer(
+        run_id=offer.run_id,
+        job_id=offer.job_id,
+        round=offer.round,
+        attempt=offer.attempt,
+        payload_type=offer.job.payload_type,
+        payload=offer.job.payload,
+        key_id=signatures[0].key_id if len(signatures) == 1 else "",
+        signature=signatures[0].signature if len(signatures) == 1 else b"",
+    )

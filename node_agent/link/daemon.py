@@ -1,0 +1,153 @@
+"""Keeps a session with the coordinator, and knows how it stands.
+
+What ends a session decides when the next one is tried, by table and not by
+text. Nothing but an operator's act makes the node give up: a node that was
+revoked asks seldom, but asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+import grpc
+import structlog
+
+from hansa.contract.errors import HansaError, Reason
+from hansa.runtime.backoff import delays
+from hansa.runtime.channels import CLIENT_OPTIONS
+from hansa.runtime.clock import Clock
+from hansa.sdk.errors import remote_error
+from hansa.v1 import node_service_pb2_grpc
+from node_agent.config import StateFolder
+from node_agent.keys.credential import load_credential, load_server_ca
+from node_agent.link.renewal import Renewal, RenewedError
+from node_agent.link.session import Session, SessionParts
+from node_agent.spool.uploader import Uploader
+
+_log = structlog.get_logger(__name__)
+
+
+class LinkState(enum.StrEnum):
+    """How the node stands with the coordinator, as it sees itself."""
+
+    OFFLINE = "OFFLINE"
+    ONLINE = "ONLINE"
+    WAITING = "WAITING"  # an operator has to confirm the node
+    REFUSED = "REFUSED"  # suspended, quarantined, revoked, or certificate refused
+
+
+@dataclass(frozen=True, slots=True)
+class _Reaction:
+    state: LinkState
+    most_seconds: float
+
+
+_UNREACHABLE: Final = _Reaction(LinkState.OFFLINE, 5.0)
+_REACTIONS: Final[Mapping[Reason, _Reaction]] = {
+    Reason.NODE_NOT_CONFIRMED: _Reaction(LinkState.WAITING, 1.0),
+    Reason.NODE_SUSPENDED: _Reaction(LinkState.REFUSED, 10.0),
+    Reason.NODE_QUARANTINED: _Reaction(LinkState.REFUSED, 30.0),
+    Reason.NODE_REVOKED: _Reaction(LinkState.REFUSED, 60.0),
+    Reason.CERTIFICATE_REFUSED: _Reaction(LinkState.REFUSED, 30.0),
+}
+
+
+@dataclass(slots=True)
+class Standing:
+    """How the link stands, for ``hansa-node status``."""
+
+    state: LinkState = LinkState.OFFLINE
+    reason: str = ""
+    since: datetime | None = None
+
+    def become(self, state: LinkState, reason: str, now: datetime) -> None:
+        """Take over a state; ``since`` moves only when it is another one."""
+        if state is not self.state or self.since is None:
+            self.since = now
+            _log.info("link_state", state=state.value, reason=reason)
+        self.state, self.reason = state, reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """The agent's connection: sessions one after the other, for ever."""
+
+    endpoint: str
+    state: StateFolder
+    parts: SessionParts
+    uploader: Uploader
+    renewal: Renewal
+    clock: Clock
+    draw: Callable[[], float]
+    standing: Standing = field(default_factory=Standing)
+
+    async def run(self) -> None:
+        """Attach, and attach again whenever a session has ended."""
+        waits = delays(self.draw)
+        while True:
+            attached = asyncio.Event()
+            reaction = await self._one_session(attached)
+            if attached.is_set():
+                waits = delays(self.draw)
+            await asyncio.sleep(min(next(waits), reaction.most_seconds))
+
+    async def _one_session(self, attached: asyncio.Event) -> _Reaction:
+        try:
+            async with self._channel() as channel:
+                await self._converse(node_service_pb2_grpc.NodeServiceStub(channel), attached)
+        except grpc.aio.AioRpcError as error:
+            return self._react(remote_error(error))
+        except TimeoutError:
+            return self._react(HansaError(Reason.COORDINATOR_UNREACHABLE, log="attach timed out"))
+        except RenewedError:
+            return _Reaction(self.standing.state, 0.0)
+        except HansaError as error:
+            return self._react(error)
+        return self._react(HansaError(Reason.COORDINATOR_UNREACHABLE, log="the session ended"))
+
+    def _channel(self) -> grpc.aio.Channel:
+        own = load_credential(self.state)
+        credentials = grpc.ssl_channel_credentials(load_server_ca(self.state), own.key_pem, own.certificate_pem)
+        return grpc.aio.secure_channel(self.endpoint, credentials, options=list(CLIENT_OPTIONS))
+
+    async def _converse(self, stub: node_service_pb2_grpc.NodeServiceAsyncStub, attached: asyncio.Event) -> None:
+        session = Session(self.parts, stub)
+        tasks = [
+            asyncio.create_task(session.run(attached)),
+            asyncio.create_task(self._when_attached(session, stub, attached)),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _when_attached(
+        self, session: Session, stub: node_service_pb2_grpc.NodeServiceAsyncStub, attached: asyncio.Event
+    ) -> None:
+        await attached.wait()
+        self.standing.become(LinkState.ONLINE, "", self.clock())
+        renewal = asyncio.create_task(self.renewal.run(stub, session.renew_asked))
+        upload = asyncio.create_task(self.uploader.run(stub))
+        try:
+            done, _ = await asyncio.wait([renewal, upload], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (renewal, upload):
+                task.cancel()
+            await asyncio.gather(renewal, upload, return_exceptions=True)
+
+    def _react(self, error: HansaError) -> _Reaction:
+        reaction = _REACTIONS.get(error.reason, _UNREACHABLE)
+        self.standing.become(reaction.state, error.reason.value, self.clock())
+        _log.info("session_ended", reason=error.reason.value, detail=str(error))
+        return reaction

@@ -1,0 +1,73 @@
+"""Between the node's rows and the wire's messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from hansa.contract.outbox import Head
+from hansa.v1 import node_service_pb2, types_pb2
+from node_agent.store.models import DatasetRow, RunRow
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    """Return ``moment``, which is aware, as the wire has it."""
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp
+
+
+def head_message(head: Head) -> node_service_pb2.Head:
+    """Return a place in a chain as the wire has it."""
+    return node_service_pb2.Head(seq=head.seq, hash=head.hash)
+
+
+def head_of(message: node_service_pb2.Head) -> Head:
+    """Return the place in a chain that ``message`` names."""
+    return Head(message.seq, message.hash)
+
+
+class WireReporter:
+    """Makes event bodies; the ``Reporter`` of the running agent."""
+
+    def __init__(self, node: str) -> None:
+        """Take the node that reports."""
+        self._node = node
+
+    def run(self, run: RunRow, now: datetime) -> bytes:
+        """Return a ``RunReported`` of the run's present state."""
+        report = node_service_pb2.RunReported(
+            run_id=run.run_id,
+            attempt=run.attempt,
+            execution=run.execution,
+            state=types_pb2.Run.State.Value(run.state),
+            reason=run.reason,
+            incident=run.incident,
+        )
+        body = node_service_pb2.EventBody(occurred_at=timestamp(now), run_reported=report)
+        return body.SerializeToString(deterministic=True)
+
+    def released(self, run: RunRow, digest: bytes, size: int, now: datetime) -> bytes:
+        """Return a ``SummaryReleased``."""
+        report = node_service_pb2.SummaryReleased(
+            run_id=run.run_id,
+            attempt=run.attempt,
+            execution=run.execution,
+            summary_digest=digest,
+            summary_size=size,
+        )
+        body = node_service_pb2.EventBody(occurred_at=timestamp(now), summary_released=report)
+        return body.SerializeToString(deterministic=True)
+
+    def inventory(self, datasets: Sequence[DatasetRow], now: datetime) -> bytes:
+        """Return an ``InventoryReported``: ids, builds and digests, nothing counted."""
+        report = node_service_pb2.InventoryReported(
+            datasets=[
+                types_pb2.Dataset(dataset_id=row.dataset_id, node=self._node, build=row.build, snapshot=row.snapshot)
+                for row in datasets
+            ]
+        )
+        body = node_service_pb2.EventBody(occurred_at=timestamp(now), inventory_reported=report)
+        return body.SerializeToString(deterministic=True)

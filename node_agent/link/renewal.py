@@ -1,0 +1,77 @@
+"""Renews the node's certificate at half of its life, with a fresh key each time.
+
+The new key is on disk before it is asked for, so that a lost reply costs
+nothing; the coordinator admits the old certificate until the new one is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+from uuid import uuid4
+
+import structlog
+
+from hansa.contract.errors import HansaError, Reason
+from hansa.runtime.clock import Clock
+from hansa.v1 import node_service_pb2, node_service_pb2_grpc
+from node_agent.config import StateFolder
+from node_agent.keys.credential import (
+    checked_credential,
+    load_credential,
+    pending_key,
+    signing_request,
+    store_credential,
+)
+from node_agent.keys.rotation import renew_at
+
+_log = structlog.get_logger(__name__)
+_CALL_SECONDS: Final = 20.0
+_LONGEST_SLEEP: Final = 3600.0
+
+
+class RenewedError(Exception):
+    """Not a failure: the certificate is new, attach again with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewal:
+    """Watches over the certificate of one node."""
+
+    state: StateFolder
+    clock: Clock
+
+    async def run(self, stub: node_service_pb2_grpc.NodeServiceAsyncStub, asked: asyncio.Event) -> None:
+        """Wait for the day, or for the coordinator to ask; then renew.
+
+        Raises:
+            RenewedError: done; the session must end, it holds the old one.
+            HansaError: ``CERTIFICATE_REFUSED``; the answer is not for our key.
+        """
+        while not asked.is_set():
+            certificate = load_credential(self.state).certificate
+            due = renew_at(certificate.serial_number, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+            wait = (due - self.clock()).total_seconds()
+            if wait <= 0:
+                break
+            try:
+                async with asyncio.timeout(min(wait, _LONGEST_SLEEP)):
+                    await asked.wait()
+            except TimeoutError:
+                continue
+        await self._renew(stub)
+
+    async def _renew(self, stub: node_service_pb2_grpc.NodeServiceAsyncStub) -> None:
+        key_pem = pending_key(self.state)
+        request = node_service_pb2.RenewCertificateRequest(
+            request_id=str(uuid4()), csr_pem=signing_request(key_pem).decode()
+        )
+        response = await stub.RenewCertificate(request, timeout=_CALL_SECONDS)
+        try:
+            credential = checked_credential(key_pem, response.certificate_pem.encode())
+        except ValueError as error:
+            raise HansaError(Reason.CERTIFICATE_REFUSED, log="the renewed certificate is not ours") from error
+        store_credential(self.state, credential)
+        _log.info("certificate_renewed", serial=f"{credential.certificate.serial_number:x}")
+        raise RenewedError

@@ -1,0 +1,229 @@
+"""One session with the coordinator: attach, then stream both ways.
+
+The stream is a doorbell and a pipe, never the truth: what it carries is in the
+store before it is sent, and what it brings is in the store before it is
+acknowledged. Losing it loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Final
+
+import structlog
+from sqlalchemy.orm import Session as Transaction
+
+from hansa.contract.errors import HansaError, Reason
+from hansa.contract.limits import EVENT_WINDOW, PROTOCOL_VERSION, SESSION_SILENCE
+from hansa.contract.outbox import Head
+from hansa.runtime.clock import Clock
+from hansa.v1 import node_service_pb2, node_service_pb2_grpc
+from node_agent.link.commands import Commands
+from node_agent.link.encoding import head_message, head_of, timestamp
+from node_agent.reporting import Bells
+from node_agent.store.database import Database
+from node_agent.store.outbox import command_cursor, event_head, events_after, hash_at, store_row
+
+_log = structlog.get_logger(__name__)
+_CAPABILITIES: Final = ("summary.v1",)
+_ATTACH_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """Where both sides stand once the heads have been compared."""
+
+    epoch: int
+    event_cursor: Head
+    heartbeat_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionParts:
+    """What a session works with; the same for each session of an agent."""
+
+    database: Database
+    commands: Commands
+    bells: Bells
+    clock: Clock
+    instance_id: str
+    policy_digest: Callable[[], bytes]
+    # Returns the free slots and the active runs.
+    load: Callable[[], Awaitable[tuple[int, int]]]
+
+
+class Session:
+    """A session; made anew for each stream."""
+
+    def __init__(self, parts: SessionParts, stub: node_service_pb2_grpc.NodeServiceAsyncStub) -> None:
+        """Take the parts and a stub of the coordinator's NodeService."""
+        self._parts = parts
+        self._stub = stub
+        self._writing = asyncio.Lock()
+        self._acked = 0
+        self._room = asyncio.Event()
+        self.renew_asked = asyncio.Event()
+        self.draining = False
+
+    async def run(self, attached: asyncio.Event) -> None:
+        """Attach, set ``attached``, and stream until the stream ends.
+
+        Raises:
+            grpc.aio.AioRpcError: the stream broke or was refused.
+            HansaError: the coordinator's frames do not fit; or it was silent.
+        """
+        async with self._stream() as call:
+            place = await self._attach(call)
+            attached.set()
+            self._acked = place.event_cursor.seq
+            tasks = [
+                asyncio.create_task(self._read(call, place)),
+                asyncio.create_task(self._send_events(call, place)),
+                asyncio.create_task(self._beat(call, place)),
+            ]
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    @asynccontextmanager
+    async def _stream(self) -> AsyncIterator[Any]:
+        call = self._stub.Connect()
+        try:
+            yield call
+        finally:
+            call.cancel()
+
+    async def _attach(self, call: Any) -> Attached:
+        async with asyncio.timeout(_ATTACH_SECONDS):
+            await self._write(call, hello=await self._hello())
+            welcome = (await self._next(call)).welcome
+            if not welcome.epoch:
+                raise HansaError(Reason.PROTOCOL_VIOLATION, log="no welcome")
+            proof = await self._parts.database.run(lambda session: _proof(session, welcome))
+            await self._write(call, head_proof=proof)
+        _log.info("attached", epoch=welcome.epoch, event_cursor=welcome.event_cursor.seq)
+        return Attached(welcome.epoch, head_of(welcome.event_cursor), float(welcome.heartbeat_seconds or 5))
+
+    async def _hello(self) -> node_service_pb2.Hello:
+        row = await self._parts.database.run(store_row)
+        return node_service_pb2.Hello(
+            protocol=PROTOCOL_VERSION,
+            instance_id=self._parts.instance_id,
+            store_uuid=row.store_uuid,
+            generation=row.generation,
+            software_version=version("hansa"),
+            capabilities=_CAPABILITIES,
+        )
+
+    async def _write(self, call: Any, **frame: Any) -> None:
+        # grpc.aio allows one write at a time.
+        async with self._writing:
+            await call.write(node_service_pb2.NodeFrame(**frame))
+
+    async def _next(self, call: Any) -> node_service_pb2.CoordinatorFrame:
+        frame = await call.read()
+        if not isinstance(frame, node_service_pb2.CoordinatorFrame):
+            # End of stream: the status says why, as an AioRpcError.
+            await call
+            raise HansaError(Reason.COORDINATOR_UNREACHABLE, log="the stream ended")
+        return frame
+
+    async def _read(self, call: Any, place: Attached) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(SESSION_SILENCE.total_seconds()):
+                    frame = await self._next(call)
+            except TimeoutError:
+                raise HansaError(Reason.COORDINATOR_UNREACHABLE, log="silence") from None
+            await self._handle(call, place, frame)
+
+    async def _handle(self, call: Any, place: Attached, frame: node_service_pb2.CoordinatorFrame) -> None:
+        kind = frame.WhichOneof("frame")
+        if kind == "command":
+            await self._apply(call, place, frame.command)
+        elif kind == "event_ack":
+            self._acked = max(self._acked, frame.event_ack.upto_seq)
+            self._room.set()
+        elif kind == "fenced":
+            raise HansaError(_fence_reason(frame.fenced.reason), log=f"by epoch {frame.fenced.by_epoch}")
+        elif kind != "heartbeat_reply":
+            raise HansaError(Reason.PROTOCOL_VIOLATION, log=f"unexpected frame {kind}")
+
+    async def _apply(self, call: Any, place: Attached, command: node_service_pb2.Command) -> None:
+        if command.epoch != place.epoch:
+            raise HansaError(Reason.PROTOCOL_VIOLATION, log="command of another epoch")
+        now = self._parts.clock()
+        commands = self._parts.commands
+        applied = await self._parts.database.run(lambda session: commands.apply(session, command, now))
+        self._parts.bells.ring()
+        if applied.renew:
+            self.renew_asked.set()
+        if applied.drain:
+            self.draining = True
+        ack = node_service_pb2.CommandAck(epoch=place.epoch, upto_seq=applied.upto_seq)
+        await self._write(call, command_ack=ack)
+
+    async def _send_events(self, call: Any, place: Attached) -> None:
+        sent = place.event_cursor.seq
+        while True:
+            self._parts.bells.events.clear()
+            room = EVENT_WINDOW - (sent - self._acked)
+            if room <= 0:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            after = sent
+            events = await self._parts.database.run(lambda session: events_after(session, after, room))  # noqa: B023
+            for stored in events:
+                event = node_service_pb2.Event(
+                    epoch=place.epoch, seq=stored.seq, prev_hash=stored.prev_hash, body=stored.body
+                )
+                await self._write(call, event=event)
+                sent = stored.seq
+            if not events:
+                await self._parts.bells.events.wait()
+
+    async def _beat(self, call: Any, place: Attached) -> None:
+        while True:
+            free, active = await self._parts.load()
+            beat = node_service_pb2.Heartbeat(
+                epoch=place.epoch,
+                monotonic_ms=time.monotonic_ns() // 1_000_000,
+                wall=timestamp(self._parts.clock()),
+                free_slots=free,
+                active_runs=active,
+                policy_digest=self._parts.policy_digest(),
+            )
+            await self._write(call, heartbeat=beat)
+            await asyncio.sleep(place.heartbeat_seconds)
+
+
+def _proof(session: Transaction, welcome: node_service_pb2.Welcome) -> node_service_pb2.HeadProof:
+    row, cursor = store_row(session), command_cursor(session)
+    if row.coordinator_uuid and row.coordinator_uuid != welcome.store_uuid:
+        raise HansaError(Reason.PROTOCOL_VIOLATION, log="the coordinator has another store")
+    if welcome.command_head.seq < cursor.seq:
+        # The coordinator has forgotten commands: a restored backup.
+        raise HansaError(Reason.PROTOCOL_VIOLATION, log="the coordinator's outbox is behind")
+    row.coordinator_uuid = welcome.store_uuid
+    return node_service_pb2.HeadProof(
+        epoch=welcome.epoch,
+        nonce=welcome.nonce,
+        event_head=head_message(event_head(session)),
+        hash_at_event_cursor=hash_at(session, welcome.event_cursor.seq),
+        command_cursor=head_message(cursor),
+    )
+
+
+def _fence_reason(text: str) -> Reason:
+    return Reason(text) if text in Reason.__members__ else Reason.EPOCH_FENCED

@@ -1,0 +1,184 @@
+"""The agent's HTTP API on a unix socket: for its workers and its commands.
+
+Whoever can open the socket is the node's operator: it lies in the state
+folder, which is closed to everyone else. Every answer is JSON; an error is
+``{"reason", "message", "field"}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from hansa.contract.errors import Code, HansaError, Reason
+from node_agent.airlock.gate import RELEASE, WITHHOLD, Airlock, Decision
+from node_agent.datasets import Datasets
+from node_agent.executions import Executions, Finish
+from node_agent.local_api.views import Views, dataset_json, run_json
+from node_agent.policy.book import PolicyBook
+
+_log = structlog.get_logger(__name__)
+
+_HTTP: Final[Mapping[Code, int]] = {
+    Code.INVALID_ARGUMENT: 400,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.ABORTED: 409,
+    Code.FAILED_PRECONDITION: 409,
+    Code.PERMISSION_DENIED: 403,
+    Code.UNAVAILABLE: 503,
+}
+Handler = Callable[[Request], Awaitable[Any]]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Claim(_Strict):
+    run_id: str
+    worker: str
+
+
+class _Beat(_Strict):
+    run_id: str
+    execution: int
+
+
+class _AddDataset(_Strict):
+    id: str
+    staging_dir: str
+
+
+class _Decide(_Strict):
+    reason: str
+    by: str
+
+
+class _PutPolicy(_Strict):
+    policy: dict[str, Any]
+
+
+class LocalApi:
+    """The routes; each parses, makes one call, and converts."""
+
+    def __init__(
+        self, *, executions: Executions, datasets: Datasets, airlock: Airlock, policy: PolicyBook, views: Views
+    ) -> None:
+        """Take the use cases behind the routes."""
+        self._executions = executions
+        self._datasets = datasets
+        self._airlock = airlock
+        self._policy = policy
+        self._views = views
+
+    def app(self) -> Starlette:
+        """Return the ASGI application."""
+        return Starlette(
+            routes=[
+                _route("POST", "/v1/worker/claim", self._claim),
+                _route("POST", "/v1/worker/beat", self._beat),
+                _route("POST", "/v1/worker/finish", self._finish),
+                _route("GET", "/v1/status", self._status),
+                _route("GET", "/v1/datasets", self._list_datasets),
+                _route("POST", "/v1/datasets", self._add_dataset),
+                _route("DELETE", "/v1/datasets/{id}", self._remove_dataset),
+                _route("GET", "/v1/runs", self._list_runs),
+                _route("GET", "/v1/runs/{id}", self._show_run),
+                _route("GET", "/v1/airlock", self._list_airlock),
+                _route("GET", "/v1/airlock/{id}", self._show_airlock),
+                _route("POST", "/v1/airlock/{id}/release", self._release),
+                _route("POST", "/v1/airlock/{id}/withhold", self._withhold),
+                _route("GET", "/v1/policy", self._show_policy),
+                _route("PUT", "/v1/policy", self._put_policy),
+            ]
+        )
+
+    async def _claim(self, request: Request) -> Any:
+        body = _Claim.model_validate_json(await request.body())
+        return await self._executions.claim(body.run_id, body.worker)
+
+    async def _beat(self, request: Request) -> Any:
+        body = _Beat.model_validate_json(await request.body())
+        return {"cancel": await self._executions.beat(body.run_id, body.execution)}
+
+    async def _finish(self, request: Request) -> Any:
+        await self._executions.finish(Finish.model_validate_json(await request.body()))
+        return {}
+
+    async def _status(self, _request: Request) -> Any:
+        return await self._views.status()
+
+    async def _list_datasets(self, _request: Request) -> Any:
+        return {"datasets": [dataset_json(row) for row in await self._datasets.all()]}
+
+    async def _add_dataset(self, request: Request) -> Any:
+        body = _AddDataset.model_validate_json(await request.body())
+        return {"dataset": dataset_json(await self._datasets.add(body.id, Path(body.staging_dir)))}
+
+    async def _remove_dataset(self, request: Request) -> Any:
+        await self._datasets.remove(request.path_params["id"])
+        return {}
+
+    async def _list_runs(self, _request: Request) -> Any:
+        return {"runs": await self._views.runs()}
+
+    async def _show_run(self, request: Request) -> Any:
+        return await self._views.run(request.path_params["id"])
+
+    async def _list_airlock(self, _request: Request) -> Any:
+        return {"runs": await self._views.waiting()}
+
+    async def _show_airlock(self, request: Request) -> Any:
+        return await self._views.summary(request.path_params["id"])
+
+    async def _release(self, request: Request) -> Any:
+        return await self._decide(request, RELEASE)
+
+    async def _withhold(self, request: Request) -> Any:
+        return await self._decide(request, WITHHOLD)
+
+    async def _decide(self, request: Request, decision: str) -> Any:
+        body = _Decide.model_validate_json(await request.body())
+        choice = Decision(decision, by=body.by[:64], why=body.reason[:1000])
+        run = await self._airlock.decide(request.path_params["id"], choice)
+        return {"run": run_json(run)}
+
+    async def _show_policy(self, _request: Request) -> Any:
+        return self._policy.view()
+
+    async def _put_policy(self, request: Request) -> Any:
+        body = _PutPolicy.model_validate_json(await request.body())
+        self._policy.replace(body.policy)
+        return self._policy.view()
+
+
+def _route(method: str, path: str, handler: Handler) -> Route:
+    async def endpoint(request: Request) -> Response:
+        try:
+            return JSONResponse(await handler(request))
+        except HansaError as error:
+            _log.info("local_call_refused", path=path, reason=error.reason.value, detail=str(error))
+            return _refusal(error)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(str(part) for part in first["loc"])
+            return _refusal(HansaError(Reason.MALFORMED, f"{field or 'body'}: {first['msg']}", field=field))
+        except Exception:  # the boundary: nothing may leak past it
+            _log.exception("local_call_crashed", path=path)
+            return _refusal(HansaError(Reason.INTERNAL, "Internal error; the agent's log says more."))
+
+    return Route(path, endpoint, methods=[method])
+
+
+def _refusal(error: HansaError) -> Response:
+    body = {"reason": error.reason.value, "message": error.public, "field": error.field}
+    return JSONResponse(body, status_code=_HTTP.get(error.code, 500))

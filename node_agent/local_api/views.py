@@ -1,0 +1,136 @@
+"""What the agent shows to its operator: reads, no decisions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from hansa.contract.errors import HansaError, Reason
+from hansa.contract.states import RunState
+from node_agent.config import StateFolder
+from node_agent.store.database import Database
+from node_agent.store.models import DatasetRow, RunRow, SummaryRow
+
+
+def run_json(run: RunRow) -> dict[str, Any]:
+    """Return a run as the API shows it."""
+    return {
+        "run_id": run.run_id,
+        "job_id": run.job_id,
+        "analysis": run.analysis,
+        "submitter": run.submitter,
+        "dataset": run.dataset,
+        "state": run.state,
+        "reason": run.reason,
+        "incident": run.incident,
+        "execution": run.execution,
+        "updated_at": run.updated_at.isoformat(),
+    }
+
+
+def dataset_json(row: DatasetRow) -> dict[str, Any]:
+    """Return a dataset as the API shows it."""
+    return {
+        "id": row.dataset_id,
+        "snapshot": row.snapshot,
+        "build": row.build,
+        "people": row.info["people"],
+        "variants": row.info["variants"],
+        "skipped": row.info["skipped"],
+        "added_at": row.added_at.isoformat(),
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Views:
+    """Reads of the store. ``link`` returns the link's state, reason and since."""
+
+    node: str
+    federation: str
+    state: StateFolder
+    database: Database
+    link: Callable[[], Mapping[str, Any]]
+    policy_digest: Callable[[], str]
+
+    async def status(self) -> dict[str, Any]:
+        """Return how the agent stands."""
+        counts = await self.database.run(_counts)
+        return {
+            "node": self.node,
+            "federation": self.federation,
+            **self.link(),
+            "runs": counts,
+            "policy_digest": self.policy_digest(),
+            "version": version("hansa"),
+        }
+
+    async def runs(self) -> list[dict[str, Any]]:
+        """Return all runs, the newest first."""
+        return await self.database.run(lambda session: [run_json(run) for run in _runs(session)])
+
+    async def run(self, run_id: str) -> dict[str, Any]:
+        """Return one run whole.
+
+        Raises:
+            HansaError: ``RUN_UNKNOWN``.
+        """
+
+        def read(session: Session) -> dict[str, Any]:
+            run = _get(session, run_id)
+            log = self.state.runs / run.run_id / f"{run.execution}.ctl" / "log"
+            return {**run_json(run), "parameters": run.parameters, "log_path": str(log)}
+
+        return await self.database.run(read)
+
+    async def waiting(self) -> list[dict[str, Any]]:
+        """Return the runs whose summaries wait for a decision."""
+
+        def read(session: Session) -> list[dict[str, Any]]:
+            return [run_json(run) for run in _runs(session) if run.state == RunState.AWAITING_RELEASE]
+
+        return await self.database.run(read)
+
+    async def summary(self, run_id: str) -> dict[str, Any]:
+        """Return a summary in the airlock: exactly what would leave, and the checks.
+
+        Raises:
+            HansaError: ``RUN_UNKNOWN``; no such run, or nothing of it is here.
+        """
+
+        def read(session: Session) -> dict[str, Any]:
+            run, row = _get(session, run_id), session.get(SummaryRow, run_id)
+            if row is None:
+                raise HansaError(Reason.RUN_UNKNOWN, "Nothing of this run is in the airlock.")
+            return {
+                "run": run_json(run),
+                "checks": row.checks,
+                "summary": json.loads(row.summary),
+                "digest": f"sha256:{row.digest.hex()}",
+                "decision": row.decision,
+                "decided_by": row.decided_by,
+                "decision_reason": row.decision_reason,
+            }
+
+        return await self.database.run(read)
+
+
+def _runs(session: Session) -> Sequence[RunRow]:
+    return session.scalars(select(RunRow).order_by(RunRow.created_at.desc())).all()
+
+
+def _get(session: Session, run_id: str) -> RunRow:
+    run = session.get(RunRow, run_id)
+    if run is None:
+        raise HansaError(Reason.RUN_UNKNOWN)
+    return run
+
+
+def _counts(session: Session) -> dict[str, int]:
+    rows = session.execute(select(RunRow.state, func.count()).group_by(RunRow.state))
+    return {state: count for state, count in rows}  # noqa: C416 - rows are Row objects, not pairs

@@ -1,0 +1,69 @@
+"""What a change at the node has to tell, and to whom.
+
+A change writes its event in its own transaction (``Reporter`` makes the bytes,
+the link sends them); after the commit it rings a bell, so that nobody polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from sqlalchemy.orm import Session
+
+from hansa.contract.states import RunEvent, RunState, next_run_state
+from node_agent.store.models import DatasetRow, RunRow
+from node_agent.store.outbox import append_event
+
+
+class Reporter(Protocol):
+    """Makes the bodies of events; implemented by the link, which knows the wire."""
+
+    def run(self, run: RunRow, now: datetime) -> bytes:
+        """Return the report of ``run``'s present state."""
+
+    def released(self, run: RunRow, digest: bytes, size: int, now: datetime) -> bytes:
+        """Return the report that ``run``'s summary was released."""
+
+    def inventory(self, datasets: Sequence[DatasetRow], now: datetime) -> bytes:
+        """Return the report of all datasets that the node offers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bells:
+    """Wake the loops that have something to do after a commit."""
+
+    events: asyncio.Event = field(default_factory=asyncio.Event)
+    queue: asyncio.Event = field(default_factory=asyncio.Event)
+    spool: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def ring(self) -> None:
+        """Wake all of them; a loop with nothing to do goes back to sleep."""
+        self.events.set()
+        self.queue.set()
+        self.spool.set()
+
+
+def advance(  # noqa: PLR0913 - one change of state, whole
+    session: Session,
+    run: RunRow,
+    event: RunEvent,
+    *,
+    reporter: Reporter,
+    now: datetime,
+    reason: str = "",
+    incident: str = "",
+) -> None:
+    """Move ``run`` along the table and write the event that says so.
+
+    Works inside the caller's transaction, which has read ``run`` in it.
+
+    Raises:
+        IllegalTransitionError: the run's state does not allow it.
+    """
+    run.state = next_run_state(RunState(run.state), event).value
+    run.reason, run.incident, run.updated_at = reason, incident, now
+    append_event(session, reporter.run(run, now), now)

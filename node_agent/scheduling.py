@@ -1,0 +1,136 @@
+"""Moves accepted runs onto the cluster, and mends what the cluster loses.
+
+The broker is a courier without a memory: the store says which run is to be
+started, and a message that got lost is simply sent again. What a message finds
+is decided when a worker claims the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from hansa.contract.errors import RunReason
+from hansa.contract.states import RUN_TERMINAL, RunEvent, RunState
+from hansa.runtime.clock import Clock
+from node_agent.offers import active_runs
+from node_agent.policy.policy import Policy
+from node_agent.reporting import Bells, Reporter, advance
+from node_agent.store.database import Database
+from node_agent.store.models import RunRow
+
+_log = structlog.get_logger(__name__)
+
+MESSAGE_PATIENCE: Final = timedelta(seconds=10)
+BEAT_PATIENCE: Final = timedelta(seconds=15)
+MAX_EXECUTIONS: Final = 3
+_TICK_SECONDS: Final = 1.0
+_STARTED: Final = (RunState.RUNNING.value, RunState.CANCELLING.value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduler:
+    """The agent's loop over its runs. ``enqueue`` sends a run id to the broker (blocking)."""
+
+    database: Database
+    policy: Callable[[], Policy]
+    reporter: Reporter
+    bells: Bells
+    clock: Clock
+    enqueue: Callable[[str], None]
+
+    async def run(self) -> None:
+        """Start what may start, mend what is stuck; once a second and whenever the bell rings."""
+        await self.database.run(self._pardon)
+        while True:
+            self.bells.queue.clear()
+            await self._step()
+            try:
+                async with asyncio.timeout(_TICK_SECONDS):
+                    await self.bells.queue.wait()
+            except TimeoutError:
+                continue
+
+    async def _step(self) -> None:
+        now = self.clock()
+        changed = await self.database.run(lambda session: self._mend(session, now))
+        started = await self.database.run(lambda session: self._start(session, now))
+        if changed or started:
+            self.bells.events.set()
+        for run_id in started:
+            await self._send(run_id)
+
+    async def _send(self, run_id: str) -> None:
+        try:
+            await asyncio.to_thread(self.enqueue, run_id)
+        except Exception:
+            # The broker is away; the run stays STAGING and is sent again.
+            _log.exception("enqueue_failed", run_id=run_id)
+            await self.database.run(lambda session: _forget_message(session, run_id))
+
+    def _start(self, session: Session, now: datetime) -> Sequence[str]:
+        """Return the runs whose message is to be sent, new ones and lost ones."""
+        room = self.policy().admission.max_active_runs - active_runs(session)
+        queued = session.scalars(
+            select(RunRow).where(RunRow.state == RunState.QUEUED).order_by(RunRow.created_at).limit(max(room, 0))
+        ).all()
+        for run in queued:
+            run.execution += 1
+            run.enqueued_at, run.beat_at, run.worker = now, None, ""
+            advance(session, run, RunEvent.STAGE, reporter=self.reporter, now=now)
+        lost = session.scalars(
+            select(RunRow).where(
+                RunRow.state == RunState.STAGING,
+                or_(RunRow.enqueued_at.is_(None), RunRow.enqueued_at < now - MESSAGE_PATIENCE),
+            )
+        ).all()
+        for run in lost:
+            run.enqueued_at = now
+        return [run.run_id for run in (*queued, *lost)]
+
+    def _mend(self, session: Session, now: datetime) -> int:
+        """Expire runs past their deadline, re-queue those whose worker is silent."""
+        open_ = session.scalars(
+            select(RunRow).where(RunRow.state.not_in([state.value for state in RUN_TERMINAL]))
+        ).all()
+        return sum(self._mend_one(session, run, now) for run in open_)
+
+    def _mend_one(self, session: Session, run: RunRow, now: datetime) -> bool:
+        if run.not_after <= now:
+            self._advance(session, run, RunEvent.EXPIRE, now, RunReason.DEADLINE_PASSED)
+            return True
+        silent = run.beat_at is not None and run.beat_at < now - BEAT_PATIENCE
+        if run.state not in _STARTED or not silent:
+            return False
+        _log.warning("worker_silent", run_id=run.run_id, execution=run.execution)
+        if run.state == RunState.CANCELLING:
+            self._advance(session, run, RunEvent.CONFIRM_CANCELLED, now, RunReason.CANCELLED)
+        elif run.execution >= MAX_EXECUTIONS:
+            self._advance(session, run, RunEvent.FAIL, now, RunReason.RUN_LOST)
+        else:
+            self._advance(session, run, RunEvent.LOSE_LEASE, now)
+        return True
+
+    def _advance(
+        self, session: Session, run: RunRow, event: RunEvent, now: datetime, reason: RunReason | None = None
+    ) -> None:
+        advance(session, run, event, reporter=self.reporter, now=now, reason=reason or "")
+
+    def _pardon(self, session: Session) -> None:
+        """Start every lease anew: while no agent ran, no worker could beat."""
+        now = self.clock()
+        for run in session.scalars(select(RunRow).where(RunRow.state.in_(_STARTED))):
+            run.beat_at = now
+
+
+def _forget_message(session: Session, run_id: str) -> None:
+    run = session.get(RunRow, run_id)
+    if run is not None:
+        run.enqueued_at = None

@@ -1,0 +1,125 @@
+"""The tables of a node's own database."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, Index, LargeBinary, String, TypeDecorator
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC in Python; SQLite forgets the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:  # noqa: ARG002
+        """Refuse naive times, which would be ambiguous later."""
+        if value is not None and value.tzinfo is None:
+            raise ValueError("naive datetime")
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:  # noqa: ARG002
+        """Give the zone back."""
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+class Base(DeclarativeBase):
+    """The node's schema."""
+
+    type_annotation_map = {datetime: UtcDateTime(), dict[str, Any]: JSON(), list[Any]: JSON()}  # noqa: RUF012
+
+
+class StoreRow(Base):
+    """One row: which store this is and how far the coordinator's commands are applied."""
+
+    __tablename__ = "store"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    store_uuid: Mapped[str] = mapped_column(String(36))
+    generation: Mapped[int]
+    command_seq: Mapped[int]
+    command_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    coordinator_uuid: Mapped[str] = mapped_column(String(36))
+
+
+class EventRow(Base):
+    """The outbox towards the coordinator: numbered, hash-chained, never rewritten."""
+
+    __tablename__ = "events"
+
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    prev_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    hash: Mapped[bytes] = mapped_column(LargeBinary)
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime]
+
+
+class RunRow(Base):
+    """A run at this node. ``payload`` and ``signature`` are the job as signed."""
+
+    __tablename__ = "runs"
+    __table_args__ = (Index("runs_by_state", "state"),)
+
+    run_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    job_id: Mapped[str] = mapped_column(String(36))
+    round: Mapped[int]
+    attempt: Mapped[int]
+    execution: Mapped[int]
+    state: Mapped[str] = mapped_column(String(20))
+    reason: Mapped[str] = mapped_column(String(40))
+    incident: Mapped[str] = mapped_column(String(32))
+    payload_type: Mapped[str] = mapped_column(String(100))
+    payload: Mapped[bytes] = mapped_column(LargeBinary)
+    key_id: Mapped[str] = mapped_column(String(64))
+    signature: Mapped[bytes] = mapped_column(LargeBinary)
+    submitter: Mapped[str] = mapped_column(String(64))
+    analysis: Mapped[str] = mapped_column(String(100))
+    dataset: Mapped[str] = mapped_column(String(64))
+    parameters: Mapped[dict[str, Any]]
+    limits: Mapped[dict[str, Any]]
+    not_after: Mapped[datetime]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    # When the message went to the broker, and when a worker last gave a sign.
+    enqueued_at: Mapped[datetime | None]
+    beat_at: Mapped[datetime | None]
+    worker: Mapped[str] = mapped_column(String(64))
+
+
+class SummaryRow(Base):
+    """A cleared summary in the airlock and, once released, in the spool.
+
+    ``summary`` is what leaves, byte for byte; it is made once and never
+    changed. ``decision`` is empty while the summary waits.
+    """
+
+    __tablename__ = "summaries"
+
+    run_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    attempt: Mapped[int]
+    execution: Mapped[int]
+    summary: Mapped[bytes] = mapped_column(LargeBinary)
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    checks: Mapped[list[Any]]
+    created_at: Mapped[datetime]
+    decision: Mapped[str] = mapped_column(String(10))
+    decided_by: Mapped[str] = mapped_column(String(64))
+    decision_reason: Mapped[str] = mapped_column(String(1000))
+    decided_at: Mapped[datetime | None]
+    uploaded_at: Mapped[datetime | None]
+
+
+class DatasetRow(Base):
+    """A dataset and its pinned snapshot; ``info`` is the snapshot's description."""
+
+    __tablename__ = "datasets"
+
+    dataset_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    snapshot: Mapped[str] = mapped_column(String(71))
+    build: Mapped[str] = mapped_column(String(16))
+    folder: Mapped[str] = mapped_column(String(4096))
+    info: Mapped[dict[str, Any]]
+    added_at: Mapped[datetime]

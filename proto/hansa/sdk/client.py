@@ -1,0 +1,38 @@
+"""The client of the three services that people may call, with typed methods."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from hansa.runtime.clock import Clock, utc_now
+from hansa.sdk.administration import AdminClient
+from hansa.sdk.catalogue import CatalogueClient
+from hansa.sdk.connection import CONNECT_SECONDS, open_connection
+from hansa.sdk.jobs import JobsClient
+from hansa.sdk.profile import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A connected person. Good for as long as ``connect``'s block lasts."""
+
+    profile: Profile
+    jobs: JobsClient
+    catalogue: CatalogueClient
+    admin: AdminClient
+
+
+@asynccontextmanager
+async def connect(
+    profile: Profile, *, clock: Clock = utc_now, connect_seconds: float = CONNECT_SECONDS
+) -> AsyncIterator[Client]:
+    """Yield a client of the coordinator that ``profile`` names.
+
+    Raises:
+        HansaError: ``KEY_INVALID`` or ``CONFIG_INVALID`` before any contact.
+        RemoteError: ``COORDINATOR_UNREACHABLE``.
+    """
+    async with open_connection(profile, clock=clock, connect_seconds=connect_seconds) as connection:
+        yield Client(profile, JobsClient(connection), CatalogueClient(connection), AdminClient(connection))

@@ -1,0 +1,164 @@
+"""Builds the job that a researcher signs, from what the catalogue answered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from pydantic import ValidationError
+
+from hansa.contract.errors import HansaError, Reason
+from hansa.contract.job import AnalysisRef, DatasetRef, JobSpec
+from hansa.contract.limits import JOB_BYTES, MAX_DEADLINE
+from hansa.contract.manifest import check_parameters, parse_manifest
+from hansa.v1 import types_pb2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequest:
+    """What a researcher asks, in their own words.
+
+    Attributes:
+        analysis: a name of the catalogue.
+        version: the newest when empty.
+        datasets: ids as in the catalogue, or ``NODE/ID`` where two nodes
+            offer datasets of one id.
+        parameters: as typed; brought into normal form later.
+        quorum: how many nodes must release; all of them when None.
+        lifetime: from now to the deadline.
+    """
+
+    analysis: str
+    version: str = ""
+    datasets: Sequence[str]
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    quorum: int | None = None
+    lifetime: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fresh:
+    """What makes a job this one and no other: who, when, and two random ids."""
+
+    submitter: str
+    now: datetime
+    job_id: str
+    nonce: str
+
+
+def check_request(request: JobRequest) -> None:
+    """Return if nothing is wrong that can be known before any contact.
+
+    Raises:
+        HansaError: ``QUORUM_INVALID``, ``DEADLINE_INVALID``, ``MALFORMED``
+            (no dataset, or one named twice).
+    """
+    if not request.datasets:
+        raise HansaError(Reason.MALFORMED, "Name at least one dataset.", field="dataset")
+    for name in request.datasets:
+        if request.datasets.count(name) > 1:
+            raise HansaError(Reason.MALFORMED, f"The dataset {name[:80]!a} is named twice.", field="dataset")
+    if request.quorum is not None and not 1 <= request.quorum <= len(request.datasets):
+        raise HansaError(
+            Reason.QUORUM_INVALID,
+            f"The quorum is {request.quorum}, but the job names {len(request.datasets)} datasets, one per node.",
+            field="quorum",
+        )
+    if not timedelta() < request.lifetime <= MAX_DEADLINE:
+        raise HansaError(Reason.DEADLINE_INVALID, field="deadline")
+
+
+def build_job(
+    request: JobRequest,
+    analysis: types_pb2.Analysis,
+    datasets: Iterable[types_pb2.Dataset],
+    *,
+    fresh: Fresh,
+) -> JobSpec:
+    """Return the job that asks ``analysis`` of ``datasets``, ready to be signed.
+
+    Raises:
+        HansaError: whatever ``check_request`` refuses; ``DATASET_UNKNOWN``,
+            ``DATASETS_OVERLAP``, ``BUILD_MISMATCH``; ``PARAMETER_…`` by the
+            manifest; ``MALFORMED`` where the catalogue's answer does not fit.
+    """
+    check_request(request)
+    chosen = resolve_datasets(request.datasets, datasets)
+    manifest = parse_manifest(analysis.manifest)
+    if (manifest.name, manifest.version) != (analysis.name, analysis.version) or analysis.name != request.analysis:
+        raise HansaError(Reason.MALFORMED, "The coordinator answered with another analysis.", field="analysis")
+    parameters = check_parameters(manifest, request.parameters)
+    try:
+        spec = JobSpec(
+            job_id=fresh.job_id,
+            nonce=fresh.nonce,
+            submitter=fresh.submitter,
+            analysis=AnalysisRef(name=analysis.name, version=analysis.version, digest=analysis.digest),
+            parameters=parameters,
+            datasets=tuple(DatasetRef(node=one.node, dataset=one.dataset_id, snapshot=one.snapshot) for one in chosen),
+            quorum=request.quorum or len(chosen),
+            not_before=fresh.now,
+            not_after=fresh.now + request.lifetime,
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "job"
+        raise HansaError(Reason.MALFORMED, f"The job cannot be built: {first['msg']}.", field=where) from error
+    _check_size(spec)
+    return spec
+
+
+def resolve_datasets(names: Sequence[str], datasets: Iterable[types_pb2.Dataset]) -> list[types_pb2.Dataset]:
+    """Return the datasets that ``names`` mean, in the order of the names.
+
+    Raises:
+        HansaError: ``DATASET_UNKNOWN``, ``DATASETS_OVERLAP`` (two of one node,
+            or one name for two), ``BUILD_MISMATCH``.
+    """
+    offered = list(datasets)
+    chosen = [_resolve(name, offered) for name in names]
+    _check_nodes(chosen)
+    builds = {one.build for one in chosen}
+    if len(builds) > 1:
+        told = ", ".join(f"{one.dataset_id} is {one.build}" for one in chosen)
+        raise HansaError(
+            Reason.BUILD_MISMATCH, f"All datasets of a job must be of one genome build; {told}.", field="dataset"
+        )
+    return chosen
+
+
+def _resolve(name: str, offered: Sequence[types_pb2.Dataset]) -> types_pb2.Dataset:
+    found = [one for one in offered if name in {one.dataset_id, f"{one.node}/{one.dataset_id}"}]
+    if not found:
+        raise HansaError(
+            Reason.DATASET_UNKNOWN, f"No node holds {name[:80]!a}; see `hansa datasets list`.", field="dataset"
+        )
+    if len(found) > 1:
+        choices = " or ".join(f"{one.node}/{one.dataset_id}" for one in found)
+        raise HansaError(
+            Reason.DATASETS_OVERLAP, f"Several nodes hold {name[:80]!a}; write {choices}.", field="dataset"
+        )
+    return found[0]
+
+
+def _check_nodes(chosen: Sequence[types_pb2.Dataset]) -> None:
+    first: dict[str, str] = {}
+    for one in chosen:
+        if one.node in first:
+            raise HansaError(
+                Reason.DATASETS_OVERLAP,
+                f"{first[one.node]} and {one.dataset_id} are both of {one.node}; a job may name one dataset per node.",
+                field="dataset",
+            )
+        first[one.node] = one.dataset_id
+
+
+def _check_size(spec: JobSpec) -> None:
+    size = len(spec.to_bytes())
+    if size > JOB_BYTES:
+        raise HansaError(
+            Reason.PARAMETER_INVALID,
+            f"The job is {size} bytes, over the {JOB_BYTES} that one may have; ask for fewer variants or a region.",
+            field="parameters",
+        )
