@@ -34,6 +34,7 @@ from node_agent.local_api.views import Views
 from node_agent.offers import Offers, active_runs
 from node_agent.policy.book import PolicyBook
 from node_agent.reporting import Bells
+from node_agent.retention import Retention
 from node_agent.scheduling import Scheduler
 from node_agent.spool.uploader import Uploader
 from node_agent.store.database import Database
@@ -105,6 +106,7 @@ class Agent:
             clock=utc_now,
             enqueue=enqueue,
         )
+        self._retention = Retention(database=database, state=state, policy=policy.current, clock=utc_now)
         self._link = self._make_link()
 
     def _make_link(self) -> Link:
@@ -179,7 +181,15 @@ class Agent:
         """
         await self._datasets.sweep()
         _log.info("agent_started", node=self._config.node, analyses=sorted(self._analyses))
-        await run_all({"link": self._link.run, "scheduler": self._scheduler.run, "local_api": self._serve_api}, stop)
+        await run_all(
+            {
+                "link": self._link.run,
+                "scheduler": self._scheduler.run,
+                "local_api": self._serve_api,
+                "retention": self._retention.run,
+            },
+            stop,
+        )
 
     async def _serve_api(self) -> None:
         self._state.socket.unlink(missing_ok=True)

@@ -51,14 +51,15 @@ class Scheduler:
         await self.database.run(self._pardon)
         while True:
             self.bells.queue.clear()
-            await self._step()
+            await self.step()
             try:
                 async with asyncio.timeout(_TICK_SECONDS):
                     await self.bells.queue.wait()
             except TimeoutError:
                 continue
 
-    async def _step(self) -> None:
+    async def step(self) -> None:
+        """Do what is due now."""
         now = self.clock()
         changed = await self.database.run(lambda session: self._mend(session, now))
         started = await self.database.run(lambda session: self._start(session, now))

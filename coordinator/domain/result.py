@@ -44,7 +44,7 @@ def result_bytes(job: JobRecord, spec: JobSpec, parts: Mapping[str, Summary]) ->
 
 
 def _variants(spec: JobSpec, parts: Mapping[str, Summary]) -> list[dict[str, Any]]:
-    if any(not _FREQUENCY_ARRAYS <= set(part.arrays) for part in parts.values()):
+    if any(_FREQUENCY_ARRAYS - set(part.arrays) for part in parts.values()):
         raise CombinationError("a summary without the arrays of a frequency")
     named = spec.parameters.get("variants")
     try:

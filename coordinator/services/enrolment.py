@@ -59,7 +59,10 @@ def enrol_node(session: Session, issuer: Issuer, *, secret: str, csr_pem: str, n
 
 def _admit(session: Session, issuer: Issuer, node: NodeId, key: ec.EllipticCurvePublicKey, now: datetime) -> Credential:
     nodes = NodeRepository(session)
-    nodes.apply(node, NodeEvent.REDEEM)
+    try:
+        nodes.apply(node, NodeEvent.REDEEM)
+    except HansaError as error:
+        raise HansaError(Reason.ENROLMENT_REFUSED, log=str(error)) from error
     issued = _issue(session, issuer, node, key, now)
     nodes.set_key(node, issued.key_fingerprint)
     subject = f"{node} {issued.key_fingerprint}"
@@ -82,7 +85,6 @@ def renew_certificate(session: Session, issuer: Issuer, *, node: NodeId, csr_pem
     standing = CredentialRepository(session).standing(node, key_fingerprint=fingerprint)
     if standing is None:
         issued = _issue(session, issuer, node, key, now)
-        NodeRepository(session).set_key(node, fingerprint)
         AuditRepository(session).append(
             at=now, actor=f"node:{node}", action="certificate_renewed", subject=f"{node} {fingerprint}"
         )
@@ -135,6 +137,7 @@ def identify_node(session: Session, certificate_pem: bytes, *, federation: str, 
     check_admitted(state)
     if credential.state is CredentialState.PENDING:
         credentials.activate(credential)
+        NodeRepository(session).set_key(named, credential.key_fingerprint)
     return credential
 
 

@@ -112,7 +112,6 @@ def confirm_node(session: Session, node: NodeId, key_fingerprint: str, act: Act)
     confirmed = nodes.apply(node, NodeEvent.CONFIRM)
     if not hmac.compare_digest(confirmed.key_fingerprint, key_fingerprint):
         raise HansaError(Reason.FINGERPRINT_MISMATCH, field="key_fingerprint")
-    InvitationRepository(session).drop(node)
     _record(session, act, "node_confirmed", f"{node} {key_fingerprint}")
     return confirmed
 

@@ -103,6 +103,7 @@ def _sqlite(url: URL) -> Engine:
         url,
         module=_sqlite_module(),
         poolclass=StaticPool,
+        hide_parameters=True,
         connect_args={"check_same_thread": False, "timeout": _BUSY_MS / 1000},
     )
     event.listen(engine, "connect", _prepare_sqlite)
@@ -132,4 +133,6 @@ def _postgres(url: URL) -> Engine:
         pool_size=_POSTGRES_THREADS,
         max_overflow=0,
         pool_pre_ping=True,
+        # Values have no place in the text of an error.
+        hide_parameters=True,
     )

@@ -113,7 +113,7 @@ class JobRepository:
             last = self._session.scalar(query.where(JobRow.job_id == before))
             if last is None:
                 raise HansaError(Reason.MALFORMED, "The page token is not one of this list.", field="page_token")
-            query = query.where(place < tuple_(last.submitted_at, last.job_id))
+            query = query.where(place < (last.submitted_at, last.job_id))
         rows = self._session.scalars(query.order_by(JobRow.submitted_at.desc(), JobRow.job_id.desc()).limit(size)).all()
         return self._records(rows)
 

@@ -1,7 +1,8 @@
-"""The policy in force: read from its file at the start, replaced as a whole."""
+"""The policy in force: read from its file, replaced as a whole."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class PolicyBook:
         """Return the policy and its digest as JSON values."""
         return {"policy": self._policy.model_dump(mode="json"), "digest": self.digest()}
 
-    def replace(self, values: dict[str, Any]) -> None:
+    def replace(self, values: Mapping[str, Any]) -> None:
         """Put another policy in force, once it is on disk.
 
         Raises:

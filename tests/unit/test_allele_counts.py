@@ -202,22 +202,20 @@ def test_no_policy_is_weaker_than_the_rule(cohort: int, carriers: int) -> None:
         CountRules(cohort, carriers)
 
 
-def altered(name: str, key: tuple[str, str], value: int | float | None) -> Summary:
+def altered(name: str, key: tuple[str, str], value: float | None) -> Summary:
     world = group("female", none=30, one=30) + group("male", none=30, one=30)
     summary = tables.collected({POSITION: world}, ("C",))
     cells = {k: v for k, v in {**summary.arrays[name].cells, key: value}.items() if v is not None}
     return replace(summary, arrays={**summary.arrays, name: replace(summary.arrays[name], cells=cells)})
 
 
-@pytest.mark.parametrize("value", [-1, 0, 1, 59, 61, 10**12, 2.0, None])
+@pytest.mark.parametrize("value", [-1, 1, 59, 61, 10**12, 2.0, None])
 @pytest.mark.parametrize("stratum", ["all", "female", "unknown"])
 @pytest.mark.parametrize("name", ["people", "an", "ac", "carriers", "others"])
 def test_a_cell_that_contradicts_the_others_makes_the_summary_invalid(
-    name: str, stratum: str, value: int | float | None
+    name: str, stratum: str, value: float | None
 ) -> None:
     summary = altered(name, (C, stratum), value)
-    if summary.arrays[name].cells.get((C, stratum)) == altered(name, ("", ""), 0).arrays[name].cells[C, stratum]:
-        pytest.skip("the true value")
     with pytest.raises(HansaError) as refusal:
         clear_allele_counts(summary, cohort={"female": 60, "male": 60}, asked=Asked((C,), stratified=True), rules=RULES)
     assert refusal.value.reason is Reason.SUMMARY_CORRUPT

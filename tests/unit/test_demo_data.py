@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from deploy.local.demo_data import Panel, Person, country_vcf, read_panel, read_people
 from deploy.local.federation import find_datasets
 from deploy.local.layout import LocalFederationError, node_names, shell_quoted

@@ -55,7 +55,7 @@ class RootGroup(click.Group):
         extra["standalone_mode"] = False
         try:
             value = super().main(arguments, prog_name or "hansa", obj=invocation, **extra)
-        except Exception as error:  # noqa: BLE001 - the outermost edge: every end is one line and a code
+        except Exception as error:  # the outermost edge: every end is one line and a code
             sys.exit(failures.report(error, contacted=invocation.contacted, as_json=failures.wants_json(arguments)))
         sys.exit(value if isinstance(value, int) else 0)
 

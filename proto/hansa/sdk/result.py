@@ -23,18 +23,18 @@ class Figures(_Part):
     """The figures of one variant at one place; None where nothing may be said."""
 
     people: int | None = None
-    an: int | None = None
     ac: int | None = None
+    an: int | None = None
     af: float | None = None
     ci95: tuple[float, float] | None = None
-    status: str
+    status: str = ""
     partial: bool = False
     strata: Mapping[str, Figures] = Field(default_factory=dict)
 
     @property
     def is_released(self) -> bool:
         """Say whether there are figures to show."""
-        return self.status == RELEASED and self.ac is not None and self.an is not None
+        return self.status in {"", RELEASED} and self.ac is not None and self.an is not None
 
 
 class VariantResult(_Part):

@@ -1,0 +1,41 @@
+"""The one place where exceptions become statuses."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import grpc
+import structlog
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from hansa.contract.errors import CATALOGUE, DOMAIN, HansaError, Reason
+
+_log = structlog.get_logger(__name__)
+
+
+def status_of(error: HansaError) -> status_pb2.Status:
+    """Return what the caller is told: code, public words, reason and field."""
+    info = error_details_pb2.ErrorInfo(reason=error.reason.value, domain=DOMAIN)
+    if error.field:
+        info.metadata["field"] = error.field
+    detail = any_pb2.Any()
+    detail.Pack(info)
+    return status_pb2.Status(code=error.code.value, message=error.public, details=[detail])
+
+
+async def fail(context: grpc.aio.ServicerContext[Any, Any], error: Exception, *, method: str, caller: str) -> NoReturn:
+    """End the call with the status that belongs to ``error``; nothing else may leak.
+
+    Raises:
+        grpc.aio.AbortError: always; gRPC's own way to end a call.
+    """
+    if isinstance(error, HansaError):
+        _log.info("call_refused", method=method, caller=caller, reason=error.reason.value, detail=str(error))
+        refusal = error
+    else:
+        _log.error("call_crashed", method=method, caller=caller, exc_info=error)
+        refusal = HansaError(Reason.INTERNAL, CATALOGUE[Reason.INTERNAL].public)
+    await context.abort_with_status(rpc_status.to_status(status_of(refusal)))
+    raise AssertionError("abort returned")

@@ -1,0 +1,105 @@
+"""The outermost layer of every call: admission, parsing, and the one error boundary.
+
+It hands gRPC a handler of its own that takes raw bytes, so that refusals and
+unreadable messages go through ``errors.fail`` too; gRPC would answer them with
+the text of a Python exception.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, Final
+
+import grpc
+
+from coordinator.api.caller import set_caller
+from coordinator.api.errors import fail
+from coordinator.api.guard import Context, Guard
+from coordinator.api.method_policy import MethodPolicy
+from hansa.contract.errors import HansaError, Reason
+
+Handler = grpc.RpcMethodHandler[Any, Any]
+_NOBODY: Final = "-"
+
+
+class Boundary(grpc.aio.ServerInterceptor):
+    """Wraps every method of a server; it is the server's only interceptor.
+
+    Methods are coroutines or asynchronous generators that read requests from
+    the iterator that they are given, not with ``context.read``.
+    """
+
+    def __init__(self, guard: Guard) -> None:
+        """Take what admits calls."""
+        self._guard = guard
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Return the method's handler, wrapped; None for an unknown method."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        return self._wrapped(str(handler_call_details.method), handler)
+
+    def _wrapped(self, method: str, handler: Handler) -> Handler:
+        inner, make = _behaviour(handler)
+
+        async def behave(raw: Any, context: Context) -> Any:
+            caller = _NOBODY
+            try:
+                known, policy = await self._guard.admit(method, context)
+                caller = known.subject
+                set_caller(known)
+                parse = _parser(handler, policy)
+                request = _each(raw, parse) if handler.request_streaming else parse(raw)
+                return await _call(inner, request, context)
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:  # the boundary: nothing may leak past it
+                await fail(context, error, method=method, caller=caller)
+
+        wrapped: Handler = make(behave, request_deserializer=None, response_serializer=handler.response_serializer)
+        return wrapped
+
+
+def _behaviour(handler: Handler) -> tuple[Any, Any]:
+    """Return the method's own function, and what makes a handler of its kind."""
+    kinds: dict[tuple[bool, bool], tuple[Any, Any]] = {
+        (False, False): (handler.unary_unary, grpc.unary_unary_rpc_method_handler),
+        (False, True): (handler.unary_stream, grpc.unary_stream_rpc_method_handler),
+        (True, False): (handler.stream_unary, grpc.stream_unary_rpc_method_handler),
+        (True, True): (handler.stream_stream, grpc.stream_stream_rpc_method_handler),
+    }
+    return kinds[handler.request_streaming, handler.response_streaming]
+
+
+async def _call(inner: Any, request: Any, context: Context) -> Any:
+    if not inspect.isasyncgenfunction(inner):
+        return await inner(request, context)
+    # Closed here and now when the call ends, not when the collector comes by.
+    async with aclosing(inner(request, context)) as responses:
+        async for response in responses:
+            await context.write(response)
+    return None
+
+
+def _parser(handler: Handler, policy: MethodPolicy) -> Callable[[bytes], Any]:
+    def parse(raw: bytes) -> Any:
+        if len(raw) > policy.max_bytes:
+            raise HansaError(Reason.MALFORMED, f"The request is over {policy.max_bytes} bytes.")
+        try:
+            return handler.request_deserializer(raw) if handler.request_deserializer else raw
+        except Exception as error:
+            raise HansaError(Reason.MALFORMED, log=type(error).__name__) from error
+
+    return parse
+
+
+async def _each(messages: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+    async for raw in messages:
+        yield parse(raw)

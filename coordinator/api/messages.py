@@ -1,0 +1,60 @@
+"""From the store's values to the wire's messages."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from coordinator.store.audit import AuditEntry
+from coordinator.store.catalogue import Analysis, Dataset
+from coordinator.store.nodes import Node
+from coordinator.store.persons import Person
+from hansa.v1 import admin_service_pb2, types_pb2
+
+
+def timestamp(moment: datetime | None) -> Timestamp | None:
+    """Return an aware time as a message; None stays None."""
+    if moment is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def node_message(node: Node) -> types_pb2.Node:
+    """Return a node as callers see it."""
+    return types_pb2.Node(
+        node=node.node,
+        state=types_pb2.Node.State.Value(node.state),
+        connected=node.connected,
+        since=timestamp(node.since),
+        key_fingerprint=node.key_fingerprint,
+        reason=node.reason,
+    )
+
+
+def person_message(person: Person) -> admin_service_pb2.Person:
+    """Return a person as operators see them."""
+    return admin_service_pb2.Person(name=person.name, role=person.role, key_fingerprint=person.fingerprint)
+
+
+def analysis_message(analysis: Analysis) -> types_pb2.Analysis:
+    """Return an analysis with its manifest."""
+    return types_pb2.Analysis(
+        name=analysis.name, version=analysis.version, digest=analysis.digest, manifest=analysis.manifest
+    )
+
+
+def dataset_message(dataset: Dataset) -> types_pb2.Dataset:
+    """Return a dataset."""
+    return types_pb2.Dataset(
+        dataset_id=dataset.dataset_id, node=dataset.node, build=dataset.build, snapshot=dataset.snapshot
+    )
+
+
+def audit_message(entry: AuditEntry) -> admin_service_pb2.AuditEntry:
+    """Return an entry of the audit list."""
+    return admin_service_pb2.AuditEntry(
+        index=entry.index, at=timestamp(entry.at), actor=entry.actor, action=entry.action, subject=entry.subject
+    )

@@ -1,0 +1,119 @@
+"""How a signed job comes in: everything is checked, then everything is stored at once."""
+
+from __future__ import annotations
+
+import structlog
+from sqlalchemy.orm import Session
+
+from coordinator.domain.frames import Offer
+from coordinator.domain.records import Contact, JobRecord, RunRecord
+from coordinator.domain.routing import check_request, check_route
+from coordinator.services.catalogue import find_analysis
+from coordinator.services.desk import Changed, Turn
+from coordinator.services.people import load_person_key
+from coordinator.store.audit import AuditRepository
+from coordinator.store.jobs import JobRepository, NewJob
+from coordinator.store.outboxes import CommandRepository
+from coordinator.store.persons import PersonRepository
+from coordinator.store.sessions import SessionRepository
+from hansa.contract import envelope as dsse
+from hansa.contract.digests import canonical, digest
+from hansa.contract.envelope import Signed
+from hansa.contract.errors import HansaError, Reason
+from hansa.contract.ids import run_id
+from hansa.contract.job import JobSpec, check_quorum, check_window, parse_job
+from hansa.contract.manifest import parse_manifest
+from hansa.contract.states import JobState, RunState
+
+_log = structlog.get_logger(__name__)
+
+_FIRST_ROUND = 1
+
+
+def submit_job(session: Session, signed: Signed, *, caller: str, turn: Turn) -> tuple[JobRecord, Changed]:
+    """Store the job with its runs and offers; the same bytes again change nothing.
+
+    A repeat is answered whatever the time: its answer may have been lost.
+
+    Raises:
+        HansaError: ``ENVELOPE_INVALID``, ``IDEMPOTENCY_MISMATCH``, or what is
+            wrong with the request.
+    """
+    spec = _verified(session, signed, caller)
+    jobs = JobRepository(session)
+    envelope_digest = _digest(signed)
+    known = jobs.envelope_digest(spec.job_id)
+    if known is not None:
+        if known != envelope_digest:
+            raise HansaError(Reason.IDEMPOTENCY_MISMATCH, field="job_id")
+        return jobs.get(spec.job_id), Changed()
+    _check(session, spec, turn)
+    jobs.add(NewJob(record=_record(spec, turn), envelope=signed, envelope_digest=envelope_digest))
+    _offer(session, spec, signed, turn)
+    AuditRepository(session).append(
+        at=turn.now, actor=caller, action="job_submitted", subject=f"{spec.job_id} {envelope_digest}"
+    )
+    _log.info("job_submitted", job_id=spec.job_id, submitter=caller, nodes=list(spec.nodes))
+    changed = Changed(frozenset({spec.job_id}), frozenset(spec.nodes), times=True)
+    return jobs.get(spec.job_id), changed
+
+
+def _verified(session: Session, signed: Signed, caller: str) -> JobSpec:
+    spec = parse_job(signed.payload)
+    if not signed.key_id == caller == spec.submitter:
+        raise HansaError(Reason.ENVELOPE_INVALID, "The caller, the signer and the submitter differ.", field="submitter")
+    person = PersonRepository(session).get(caller)
+    if person is None:
+        raise HansaError(Reason.UNAUTHENTICATED)
+    dsse.verify(signed, payload_type=dsse.JOB_TYPE, key=load_person_key(person.public_key_pem))
+    return spec
+
+
+def _digest(signed: Signed) -> str:
+    parts = (signed.payload_type.encode(), signed.key_id.encode(), signed.signature, signed.payload)
+    return digest(canonical([digest(part) for part in parts]))
+
+
+def _check(session: Session, spec: JobSpec, turn: Turn) -> None:
+    check_window(spec, turn.now)
+    check_quorum(spec)
+    analysis = find_analysis(session, spec.analysis.name, spec.analysis.version)
+    check_request(spec, parse_manifest(analysis.manifest), analysis.digest)
+    nodes = SessionRepository(session)
+    check_route(spec, nodes.states(spec.nodes), nodes.holdings(spec.nodes))
+
+
+def _record(spec: JobSpec, turn: Turn) -> JobRecord:
+    runs = tuple(
+        RunRecord(
+            run_id=run_id(spec.job_id, ref.node, _FIRST_ROUND),
+            node=ref.node,
+            dataset=ref.dataset,
+            state=RunState.OFFERED,
+            # Stands in the node's row; what is stored of a run has none.
+            contact=Contact(connected=False, since=None),
+            updated_at=turn.now,
+        )
+        for ref in spec.datasets
+    )
+    return JobRecord(
+        job_id=spec.job_id,
+        submitter=spec.submitter,
+        analysis_name=spec.analysis.name,
+        analysis_version=spec.analysis.version,
+        analysis_digest=spec.analysis.digest,
+        state=JobState.PENDING,
+        quorum=spec.quorum,
+        submitted_at=turn.now,
+        not_after=spec.not_after,
+        runs=runs,
+    )
+
+
+def _offer(session: Session, spec: JobSpec, signed: Signed, turn: Turn) -> None:
+    commands = CommandRepository(session)
+    # In one order, so that two submissions never wait for each other in a ring.
+    for node in sorted(spec.nodes):
+        run = run_id(spec.job_id, node, _FIRST_ROUND)
+        offer = Offer(run_id=run, job_id=spec.job_id, round=_FIRST_ROUND, attempt=1, job=signed)
+        commands.append(node, turn.encode(offer, turn.now), turn.now)

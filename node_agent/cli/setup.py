@@ -1,0 +1,90 @@
+"""``hansa-node init`` and ``enrol``: from nothing to a member of a federation."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from hansa.contract.errors import HansaError, Reason
+from node_agent.cli.invocation import Invocation, output_option, state_options
+from node_agent.cli.render import print_facts, print_json
+from node_agent.config import LocalSettings, StateFolder, config_text, create_state_folder
+from node_agent.durable import write_durably
+
+
+@click.command()
+@click.option("--slots", type=click.IntRange(1, 64), help="How many runs are worked on at once.  [default: 2]")
+@click.option("--broker-url", metavar="URL", help="A broker of the node's own; without it the agent runs one.")
+@click.option("--analyses-dir", type=click.Path(path_type=Path), help="A folder of further analysis bundles.")
+@state_options
+@output_option
+@click.pass_obj
+def init(invocation: Invocation, slots: int | None, broker_url: str | None, analyses_dir: Path | None) -> None:
+    """Make the node's state folder, with a policy that admits nothing.
+
+    What is there already stays as it is.
+    """
+    state = create_state_folder(invocation.state_path())
+    given = {
+        name: value
+        for name, value in (
+            ("slots", slots),
+            ("broker_url", broker_url),
+            ("analyses_dir", analyses_dir and analyses_dir.absolute()),
+        )
+        if value is not None
+    }
+    _write_settings(state, LocalSettings(**given), wanted=bool(given))  # type: ignore[arg-type]  # checked by the class
+    if not state.policy_file.exists():
+        from node_agent.policy.file import store_policy
+        from node_agent.policy.policy import Policy
+
+        store_policy(state.policy_file, Policy())
+    if invocation.json:
+        print_json({"state": str(state.path), "policy": str(state.policy_file)})
+        return
+    click.echo(f"State folder: {state.path}")
+    click.echo("Its policy admits nothing yet: see `hansa-node policy allow --help`.")
+    click.echo(f"Next: hansa-node --state {state.path} enrol TOKEN   (the federation operator gives you the token)")
+
+
+def _write_settings(state: StateFolder, settings: LocalSettings, *, wanted: bool) -> None:
+    if not state.config_file.exists():
+        write_durably(state.config_file, config_text(settings).encode())
+    elif wanted:
+        raise HansaError(
+            Reason.CONFIG_INVALID, f"{state.config_file} is there already; change the settings in it.", field="state"
+        )
+
+
+@click.command()
+@click.argument("token")
+@state_options
+@output_option
+@click.pass_obj
+def enrol(invocation: Invocation, token: str) -> None:
+    """Join a federation with the one-time TOKEN of an invitation.
+
+    The node's key is made here and never leaves. TOKEN may be `-`: then it is
+    read from standard input, where no list of processes shows it. After a lost
+    answer the same command may be given again.
+    """
+    state = invocation.open_state()
+    # grpc is imported for this command alone.
+    from node_agent.keys.enrolment import enrol as enrol_node
+
+    outcome = enrol_node(sys.stdin.readline() if token == "-" else token, state)
+    if invocation.json:
+        print_json(asdict(outcome))
+        return
+    print_facts(
+        {"node": outcome.node, "federation": outcome.federation, "key fingerprint": outcome.fingerprint}
+    )
+    click.echo()
+    click.echo("Next:")
+    click.echo("  1. Read the fingerprint to the federation operator, over a way that you trust. They run:")
+    click.echo(f"       hansa admin node confirm {outcome.node} --fingerprint {outcome.fingerprint}")
+    click.echo(f"  2. hansa-node --state {state.path} run")

@@ -1,0 +1,91 @@
+"""The wire between the sandboxed Snakemake and the runner: JSON, one value a line.
+
+Both ends use this module. The runner's end trusts nothing that it reads: a
+request is bounded in size and number, and a malformed one ends the run.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Final
+
+MAX_REQUEST_BYTES: Final = 1 << 20
+MAX_RULES: Final = 100_000
+_MAX_NAME: Final = 256
+
+
+class ChannelError(ValueError):
+    """The other side sent what is no request."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRequest:
+    """One rule's job that shall run.
+
+    ``number`` counts from 1 within the run, without gaps.
+    """
+
+    number: int
+    rule: str
+    threads: int
+    command: str
+
+
+def parse_request(line: bytes, expected_number: int) -> RuleRequest:
+    """Return the request in ``line``.
+
+    Raises:
+        ChannelError: it is none, or not the one that comes next.
+    """
+    try:
+        raw = json.loads(line)
+        request = RuleRequest(**raw)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ChannelError("not a request") from error
+    fields_fit = (
+        type(request.number) is int
+        and type(request.threads) is int
+        and isinstance(request.rule, str)
+        and isinstance(request.command, str)
+    )
+    if not fields_fit or request.number != expected_number or expected_number > MAX_RULES:
+        raise ChannelError("a request out of order")
+    if len(request.rule) > _MAX_NAME or request.threads < 1 or "\0" in request.command:
+        raise ChannelError("a request out of bounds")
+    return request
+
+
+def answer_line(number: int, code: int) -> bytes:
+    """Return the line that tells the sandbox how job ``number`` ended."""
+    return json.dumps({"number": number, "code": code}).encode() + b"\n"
+
+
+class Channel:
+    """The sandbox's end of the wire."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._lock = threading.Lock()
+
+    def send_request(self, request: RuleRequest) -> None:
+        """Send ``request``. Callable from any thread.
+
+        Raises:
+            ChannelError: the command is longer than the runner takes.
+        """
+        line = json.dumps(asdict(request)).encode() + b"\n"
+        if len(line) > MAX_REQUEST_BYTES:
+            raise ChannelError(f"the command of rule {request.rule} is over {MAX_REQUEST_BYTES} bytes")
+        with self._lock:
+            self._socket.sendall(line)
+
+    def answers(self) -> Iterator[tuple[int, int]]:
+        """Yield (number, exit status) as jobs end, until the runner hangs up."""
+        with self._socket.makefile("rb") as lines:
+            for line in lines:
+                answer = json.loads(line)
+                yield answer["number"], answer["code"]

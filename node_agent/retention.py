@@ -1,0 +1,57 @@
+"""Deletes the working folders and logs of ended runs, as the policy says."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from hansa.contract.states import RUN_TERMINAL
+from hansa.runtime.clock import Clock
+from node_agent.config import StateFolder
+from node_agent.policy.policy import Policy
+from node_agent.store.database import Database
+from node_agent.store.models import RunRow
+
+_log = structlog.get_logger(__name__)
+_EVERY_SECONDS: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """Purges what is kept for the operator, once its time is over."""
+
+    database: Database
+    state: StateFolder
+    policy: Callable[[], Policy]
+    clock: Clock
+
+    async def run(self) -> None:
+        """Purge at the start and once an hour."""
+        while True:
+            await self.purge()
+            await asyncio.sleep(_EVERY_SECONDS)
+
+    async def purge(self) -> None:
+        """Delete the folders of runs that ended longer ago than ``run_days``.
+
+        The run itself stays in the store: what was decided is not forgotten.
+        """
+        before = self.clock() - timedelta(days=self.policy().retention.run_days)
+        for run_id in await self.database.run(lambda session: _ended(session, before)):
+            folder = self.state.runs / run_id
+            if await asyncio.to_thread(folder.exists):
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+                _log.info("run_folder_purged", run_id=run_id)
+
+
+def _ended(session: Session, before: datetime) -> Sequence[str]:
+    ended = [state.value for state in RUN_TERMINAL]
+    return session.scalars(select(RunRow.run_id).where(RunRow.state.in_(ended), RunRow.updated_at < before)).all()

@@ -1,0 +1,235 @@
+"""An agent's inner parts on a real store, without the daemon around them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from sqlalchemy.orm import Session
+
+from hansa.contract.envelope import JOB_TYPE
+from hansa.contract.ids import run_id
+from hansa.contract.job import AnalysisRef, DatasetRef, JobSpec
+from hansa.contract.manifest import Manifest
+from hansa.v1 import node_service_pb2, types_pb2
+from node_agent.airlock.gate import Airlock, Gate
+from node_agent.catalogue import InstalledAnalysis
+from node_agent.config import create_state_folder
+from node_agent.executions import Executions
+from node_agent.link.commands import Commands
+from node_agent.link.encoding import WireReporter
+from node_agent.offers import Offers, SignedOffer
+from node_agent.policy.policy import Policy, policy_of
+from node_agent.reporting import Bells
+from node_agent.scheduling import Scheduler
+from node_agent.store.database import Database
+from node_agent.store.models import DatasetRow, EventRow, RunRow
+from node_agent.store.outbox import event_head, found_store
+
+T = TypeVar("T")
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+DIGEST = "sha256:" + "a" * 64
+SNAPSHOT = "sha256:" + "b" * 64
+NODE = "FI"
+
+_CELLS = ("people", "an", "ac", "carriers", "others")
+MANIFEST = {
+    "name": "allele-frequency",
+    "version": "1.0",
+    "title": "Allele frequencies",
+    "parameters": {
+        "variants": {"type": "variants"},
+        "region": {"type": "region"},
+        "stratify": {"type": "choice", "choices": ["sex"]},
+    },
+    "one_of": [["variants", "region"]],
+    "summary": {
+        "axes": {
+            "variant": {"labels": "variant"},
+            "stratum": {"labels": "choice", "choices": ["all", "female", "male", "unknown"]},
+        },
+        "arrays": {
+            name: {
+                "dtype": "int64",
+                "axes": ["variant", "stratum"],
+                "merge": "sum",
+                "released": name in ("people", "an", "ac"),
+            }
+            for name in _CELLS
+        },
+    },
+    "disclosure": "allele-counts",
+}
+
+OPEN_POLICY: Mapping[str, Any] = {
+    "admission": {"submitters": ["ada"], "analyses": ["allele-frequency@1.0"]},
+    "release": {"mode": "auto"},
+}
+
+
+def job(*, deadline: timedelta = timedelta(minutes=30), **changes: Any) -> JobSpec:
+    """Return a job for FI (and ES) that the open policy admits."""
+    values: dict[str, Any] = {
+        "job_id": str(uuid4()),
+        "nonce": secrets.token_hex(16),
+        "submitter": "ada",
+        "analysis": AnalysisRef(name="allele-frequency", version="1.0", digest=DIGEST),
+        "parameters": {"variants": "15:28365618:A:G"},
+        "datasets": tuple(DatasetRef(node=n, dataset=f"{n}-lct", snapshot=SNAPSHOT) for n in (NODE, "ES")),
+        "quorum": 2,
+        "not_before": START,
+        "not_after": START + deadline,
+    }
+    return JobSpec(**{**values, **changes})
+
+
+def offer(spec: JobSpec, *, attempt: int = 1) -> SignedOffer:
+    """Return the offer of ``spec`` to FI."""
+    return SignedOffer(
+        run_id=run_id(spec.job_id, NODE, 1),
+        job_id=spec.job_id,
+        round=1,
+        attempt=attempt,
+        payload_type=JOB_TYPE,
+        payload=spec.to_bytes(),
+        key_id=spec.submitter,
+        signature=b"s",
+    )
+
+
+def collected(*, people: int = 99, carriers: int = 50, others: int = 80) -> str:
+    """Return what a run writes for one variant, whose counts add up."""
+    ac = carriers + people - others
+    counts = {"people": people, "an": 2 * people, "ac": ac, "carriers": carriers, "others": others}
+    arrays = {
+        name: {"dtype": "int64", "axes": ["variant", "stratum"], "merge": "sum", "values": [counts[name]]}
+        for name in _CELLS
+    }
+    axes = {"variant": ["15:28365618:A:G"], "stratum": ["all"]}
+    return json.dumps({"v": 1, "axes": axes, "notes": {}, "arrays": arrays})
+
+
+@dataclass
+class Bench:
+    """The parts, a clock that is set by hand, and what was sent to the broker."""
+
+    database: Database
+    policy: Policy
+    offers: Offers
+    commands: Commands
+    executions: Executions
+    airlock: Airlock
+    scheduler: Scheduler
+    now: datetime = START
+    enqueued: list[str] = field(default_factory=list)
+
+    async def offer(self, signed: SignedOffer) -> RunRow:
+        """Receive an offer as the link does; return the run."""
+        await self.database.run(lambda session: self.offers.receive(session, signed, self.now))
+        return await self.run(signed.run_id)
+
+    async def run(self, name: str) -> RunRow:
+        """Return a run as the store has it."""
+        return await self.database.run(lambda session: session.get_one(RunRow, name))
+
+    async def step(self) -> None:
+        """Let the scheduler do what it does each second."""
+        await self.scheduler.step()
+
+    async def running(self, spec: JobSpec) -> RunRow:
+        """Return a run that a worker has claimed."""
+        run = await self.offer(offer(spec))
+        await self.step()
+        await self.executions.claim(run.run_id, "worker-1")
+        return await self.run(run.run_id)
+
+    async def reports(self, name: str) -> list[str]:
+        """Return the states that were reported of a run, in order."""
+
+        def read(session: Session) -> list[str]:
+            bodies = [node_service_pb2.EventBody.FromString(row.body) for row in session.query(EventRow)]
+            return [
+                types_pb2.Run.State.Name(body.run_reported.state) for body in bodies if body.run_reported.run_id == name
+            ]
+
+        return await self.database.run(read)
+
+    async def events(self) -> int:
+        """Return how many events the outbox holds."""
+        return (await self.database.run(event_head)).seq
+
+
+def make_bench(folder: Path, policy: Mapping[str, Any] = OPEN_POLICY) -> Bench:
+    """Return the parts of FI on a fresh store below ``folder``."""
+    state = create_state_folder(folder / "state")
+    database = Database.open(state.database)
+    analysis = InstalledAnalysis(Manifest.model_validate_json(json.dumps(MANIFEST)), DIGEST, folder)
+    analyses = {analysis.key: analysis}
+    reporter, bells = WireReporter(NODE), Bells()
+    held: list[Bench] = []
+    in_force = policy_of(policy)
+
+    def clock() -> datetime:
+        return held[0].now
+
+    def current() -> Policy:
+        return held[0].policy
+
+    def enqueue(name: str) -> None:
+        held[0].enqueued.append(name)
+
+    gate = Gate(analyses=analyses, policy=current, reporter=reporter)
+    offers = Offers(node=NODE, analyses=analyses, policy=current, draining=lambda: False, reporter=reporter)
+    bench = Bench(
+        database=database,
+        policy=in_force,
+        offers=offers,
+        commands=Commands(offers, reporter),
+        executions=Executions(
+            database=database,
+            state=state,
+            analyses=analyses,
+            gate=gate,
+            reporter=reporter,
+            bells=bells,
+            clock=clock,
+        ),
+        airlock=Airlock(database=database, gate=gate, bells=bells, clock=clock),
+        scheduler=Scheduler(
+            database=database, policy=current, reporter=reporter, bells=bells, clock=clock, enqueue=enqueue
+        ),
+    )
+    held.append(bench)
+    _found(database)
+    return bench
+
+
+def _found(database: Database) -> None:
+    in_store: Callable[[Session], None] = _seed
+    database._transact(in_store)
+
+
+def _seed(session: Session) -> None:
+    found_store(session, str(uuid4()))
+    session.add(
+        DatasetRow(
+            dataset_id="FI-lct",
+            snapshot=SNAPSHOT,
+            build="GRCh37",
+            folder="/nowhere",
+            info={
+                "people": 99,
+                "people_by_sex": {"female": 61, "male": 38, "unknown": 0},
+                "variants": 1,
+                "skipped": {},
+            },
+            added_at=START,
+        )
+    )
