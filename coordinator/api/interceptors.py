@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 
@@ -20,7 +20,8 @@ from coordinator.api.guard import Context, Guard
 from coordinator.api.method_policy import MethodPolicy
 from hansa.contract.errors import HansaError, Reason
 
-Handler = grpc.RpcMethodHandler[Any, Any]
+# Generic in the stubs only.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _NOBODY: Final = "-"
 
 

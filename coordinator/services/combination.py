@@ -36,7 +36,7 @@ def combine(session: Session, job: JobRecord) -> tuple[JobState, bytes]:
         parts = _parts(session, job) if job.state is JobState.COMPLETED else {}
         return job.state, result_bytes(job, spec, parts)
     except CombinationError as error:
-        _log.error("combination_failed", job_id=job.job_id, cause=str(error))  # noqa: TRY400 - its text says all
+        _log.error("combination_failed", job_id=job.job_id, cause=str(error))
         return JobState.FAILED, result_bytes(replace(job, state=JobState.FAILED), spec, {})
 
 

@@ -36,14 +36,23 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What a transaction has changed: jobs, command outboxes, and when something is due next."""
+    """What a transaction has changed.
+
+    ``jobs`` and ``outboxes`` name jobs, and nodes with new commands; ``due`` is
+    a moment at which time alone may change a job.
+    """
 
     jobs: frozenset[str] = frozenset()
     outboxes: frozenset[str] = frozenset()
-    times: bool = False
+    due: datetime | None = None
 
     def __or__(self, other: Changed) -> Changed:
-        return Changed(self.jobs | other.jobs, self.outboxes | other.outboxes, self.times or other.times)
+        return Changed(self.jobs | other.jobs, self.outboxes | other.outboxes, earliest(self.due, other.due))
+
+
+def earliest(*moments: datetime | None) -> datetime | None:
+    """Return the first of ``moments``; None stands for never."""
+    return min((moment for moment in moments if moment is not None), default=None)
 
 
 class Doorbells:
@@ -52,16 +61,28 @@ class Doorbells:
     def __init__(self) -> None:
         self._jobs: dict[str, set[asyncio.Event]] = {}
         self._nodes: dict[str, set[asyncio.Event]] = {}
-        self.times = asyncio.Event()
+        self._due: datetime | None = None
+        self.timer = asyncio.Event()
 
     def ring(self, changed: Changed) -> None:
         """Wake everybody whom ``changed`` concerns."""
         for job_id in changed.jobs:
             _set_all(self._jobs, job_id)
         for node in changed.outboxes:
-            _set_all(self._nodes, node)
-        if changed.times:
-            self.times.set()
+            self.ring_node(node)
+        if changed.due is not None:
+            self._due = earliest(self._due, changed.due)
+            self.timer.set()
+
+    def take_due(self) -> datetime | None:
+        """Return the first moment that became due since the last call, and forget it."""
+        due, self._due = self._due, None
+        self.timer.clear()
+        return due
+
+    def ring_node(self, node: str) -> None:
+        """Wake the session of ``node``: it may send again."""
+        _set_all(self._nodes, node)
 
     @contextmanager
     def of_job(self, job_id: str) -> Iterator[asyncio.Event]:

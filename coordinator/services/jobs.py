@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from sqlalchemy.orm import Session
@@ -68,9 +69,7 @@ def list_jobs(session: Session, page: Page, asker: Asker, turn: Turn) -> Slice[J
     return Slice(tuple(_view(job, turn) for job in shown), last)
 
 
-def cancel_job(
-    session: Session, job_id: str, asker: Asker, *, request_id: str, turn: Turn
-) -> tuple[JobView, Changed]:
+def cancel_job(session: Session, job_id: str, asker: Asker, *, request_id: str, turn: Turn) -> tuple[JobView, Changed]:
     """Write down that the researcher wants an end, and tell the nodes.
 
     A job that is being cancelled, or was cancelled by this request, is
@@ -121,7 +120,7 @@ async def watch_job(desk: Desk, job_id: str, asker: Asker) -> AsyncIterator[JobV
             # Before the look, so that no change falls between look and wait.
             bell.clear()
             turn = desk.turn()
-            view = await desk.read(lambda session, turn=turn: view_job(session, job_id, asker, turn))
+            view = await desk.read(partial(view_job, job_id=job_id, asker=asker, turn=turn))
             if view != shown:
                 shown = view
                 yield view

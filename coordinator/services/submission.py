@@ -54,7 +54,7 @@ def submit_job(session: Session, signed: Signed, *, caller: str, turn: Turn) -> 
         at=turn.now, actor=caller, action="job_submitted", subject=f"{spec.job_id} {envelope_digest}"
     )
     _log.info("job_submitted", job_id=spec.job_id, submitter=caller, nodes=list(spec.nodes))
-    changed = Changed(frozenset({spec.job_id}), frozenset(spec.nodes), times=True)
+    changed = Changed(frozenset({spec.job_id}), frozenset(spec.nodes), spec.not_after)
     return jobs.get(spec.job_id), changed
 
 

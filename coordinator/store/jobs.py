@@ -162,10 +162,14 @@ class JobRepository:
 
     def announce_summary(self, run_id: str, digest: bytes) -> bool:
         """Keep the digest that the node announced; false if it announced another before."""
-        known = self._session.scalar(select(RunRow.released_digest).where(RunRow.run_id == run_id))
+        known = self.announced_digest(run_id)
         if known == b"":
             self._session.execute(update(RunRow).where(RunRow.run_id == run_id).values(released_digest=digest))
         return known in (b"", digest)
+
+    def announced_digest(self, run_id: str) -> bytes | None:
+        """Return the digest that the node announced; empty before, None without a run."""
+        return self._session.scalar(select(RunRow.released_digest).where(RunRow.run_id == run_id))
 
     def open_jobs_of(self, nodes: Iterable[str]) -> list[str]:
         """Return the ids of jobs that have not ended and have a run at one of ``nodes``."""

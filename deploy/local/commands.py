@@ -83,17 +83,12 @@ class People:
         for person in (OPERATOR, RESEARCHER):
             call("hansa", "key", "create", str(self._layout.key(person)))
 
-    def write_profiles(self, endpoint: str) -> None:
-        """Write both people's profiles."""
+    def write_profiles(self) -> None:
+        """Write both people's profiles, as the coordinator's command gives them."""
         for person in (OPERATOR, RESEARCHER):
-            values = {
-                "federation": FEDERATION,
-                "endpoint": endpoint,
-                "ca_file": str(self._layout.coordinator_state / "server-ca.pem"),
-                "person": person,
-                "key_file": str(self._layout.key(person)),
-            }
-            text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
+            key = str(self._layout.key(person))
+            state = str(self._layout.coordinator_state)
+            text = call("hansa-coordinator", "profile", state, "--person", person, "--key", key)
             self._layout.profile(person).write_text(text)
 
     def add_researcher(self) -> None:
@@ -136,26 +131,31 @@ class NodeOperator:
     def __init__(self, node: NodeLayout) -> None:
         self._node = node
 
-    def init(self) -> None:
-        """Make the node's state folder and its profile."""
+    def make(self) -> None:
+        """Make the node's profile, state folder and policy.
+
+        The policy admits the researcher and the one analysis, and releases
+        what passes the disclosure check without a person.
+        """
         self._node.folder.mkdir(parents=True)
         self._node.profile.write_text(f"state = {json.dumps(str(self._node.state))}\n")
         self.call("init")
+        self.call("policy", "allow", "analysis", ANALYSIS)
+        self.call("policy", "allow", "submitter", RESEARCHER)
+        self.call("policy", "set", "release", "auto")
 
     def enrol(self, token: str) -> str:
         """Make the node's key, fetch its certificate, and return the key's fingerprint."""
         answer = json.loads(self.call("enrol", token, "--output", "json"))
         return str(answer["key_fingerprint"])
 
-    def write_policy(self) -> None:
-        """Admit the researcher and the analysis, and release without a person."""
-        self.call("policy", "allow", "analysis", ANALYSIS)
-        self.call("policy", "allow", "submitter", RESEARCHER)
-        self.call("policy", "set", "release", "auto")
-
     def add_dataset(self, dataset: Dataset) -> None:
         """Take a VCF in as a dataset."""
         self.call("dataset", "add", dataset.name, "--vcf", str(dataset.vcf), "--samples", str(dataset.samples))
+
+    def status(self) -> str:
+        """Return how the agent stands; an error while it does not run."""
+        return self.call("status")
 
     def call(self, *arguments: str) -> str:
         """Run `hansa-node` for this node and return what it printed."""

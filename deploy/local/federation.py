@@ -94,19 +94,22 @@ def _keep_only_logs(layout: Layout) -> None:
 
 def _set_up(layout: Layout, names: Sequence[str], datasets: Mapping[str, Sequence[Dataset]], say: Say) -> None:
     people = People(layout)
-    say("Making the keys of two people: the federation's operator, and a researcher.")
-    people.create_keys()
-    ports = free_ports()
-    say("Starting the coordinator. It will see requests and released summaries, never a genotype.")
-    init_coordinator(layout, ports)
-    people.write_profiles(f"127.0.0.1:{ports[0]}")
-    _start_coordinator(layout, people)
-    people.add_researcher()
-    people.publish_analysis()
-    say(f"Starting the nodes {', '.join(names)}: each makes its own key, enrols, and takes its own data in.")
     with ThreadPoolExecutor(max_workers=len(names)) as pool:
-        jobs = [pool.submit(_set_up_node, layout.node(name), people, datasets[name]) for name in names]
-        for job in jobs:
+        say(f"Making the nodes {', '.join(names)}: each has its own state, policy, broker and worker.")
+        made = [pool.submit(NodeOperator(layout.node(name)).make) for name in names]
+        say("Making the keys of two people: the federation's operator, and a researcher.")
+        people.create_keys()
+        say("Starting the coordinator. It will see questions and released counts, never a genotype.")
+        init_coordinator(layout, free_ports())
+        people.write_profiles()
+        _start_coordinator(layout, people)
+        for job in made:
+            job.result()
+        say("Enrolling the nodes: each makes its own key, dials out to the coordinator, and takes its own data in.")
+        joined = [pool.submit(_join, layout.node(name), people, datasets[name]) for name in names]
+        people.add_researcher()
+        people.publish_analysis()
+        for job in joined:
             job.result()
     _wait_for_federation(layout, people, names, {item.name for found in datasets.values() for item in found})
     layout.write_env()
@@ -118,13 +121,11 @@ def _start_coordinator(layout: Layout, people: People) -> None:
     _await(layout.coordinator, "The coordinator", lambda: _works(people.nodes))
 
 
-def _set_up_node(node: NodeLayout, people: People, datasets: Sequence[Dataset]) -> None:
+def _join(node: NodeLayout, people: People, datasets: Sequence[Dataset]) -> None:
     operator = NodeOperator(node)
-    operator.init()
     fingerprint = operator.enrol(people.invite(node.name))
     people.confirm(node.name, fingerprint)
     _start_node(node)
-    operator.write_policy()
     for dataset in datasets:
         operator.add_dataset(dataset)
 
@@ -134,7 +135,7 @@ def _start_node(node: NodeLayout) -> None:
     operator = NodeOperator(node)
     if not node.agent.running():
         _start(layout, node.agent)
-        _await(node.agent, f"The agent of {node.name}", lambda: _works(lambda: operator.call("policy", "show")))
+        _await(node.agent, f"The agent of {node.name}", lambda: _works(operator.status))
     if not node.worker.running():
         _start(layout, node.worker)
 

@@ -13,6 +13,7 @@ from node_agent.cli.render import print_facts, print_json, print_runs, print_tab
 
 
 @click.group()
+@state_options
 def airlock() -> None:
     """See the summaries that wait, and release or withhold them."""
 
@@ -25,8 +26,8 @@ def list_(invocation: Invocation) -> None:
     """List the runs whose summaries wait for a decision."""
     from node_agent.local_api.client import AgentClient
 
-    with AgentClient(invocation.open_state()) as agent:
-        found = agent.airlock()
+    agent = AgentClient(invocation.open_state())
+    found = agent.airlock()
     if invocation.json:
         print_json({"runs": found})
         return
@@ -42,8 +43,8 @@ def show(invocation: Invocation, run: str) -> None:
     """Show what would leave with RUN, and what the checks say of it."""
     from node_agent.local_api.client import AgentClient
 
-    with AgentClient(invocation.open_state()) as agent:
-        found = agent.airlock_run(agent.resolve_run(run))
+    agent = AgentClient(invocation.open_state())
+    found = agent.airlock_run(agent.resolve_run(run))
     if invocation.json:
         print_json(found)
         return
@@ -73,9 +74,9 @@ def _decision(name: str, help_: str) -> click.Command:
             raise click.BadParameter("must say something", param_hint="--reason")
         from node_agent.local_api.client import AgentClient
 
-        with AgentClient(invocation.open_state()) as agent:
-            call = agent.release if name == "release" else agent.withhold
-            decided = call(agent.resolve_run(run), reason=reason.strip(), by=login_name())
+        agent = AgentClient(invocation.open_state())
+        call = agent.release if name == "release" else agent.withhold
+        decided = call(agent.resolve_run(run), reason=reason.strip(), by=login_name())
         if invocation.json:
             print_json({"run": decided})
             return

@@ -14,12 +14,12 @@ import click
 
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import DATASET_ID
-from node_agent.cli.invocation import Invocation, output_option, state_options
+from node_agent.cli.invocation import Invocation, output_option, quiet_logs, state_options
 from node_agent.cli.render import print_facts, print_json, print_table, shown
 from node_agent.config import StateFolder
 
 
-class _DatasetId(click.ParamType):
+class _DatasetId(click.ParamType[str]):
     name = "ID"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
@@ -33,6 +33,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
 
 
 @click.group()
+@state_options
 def dataset() -> None:
     """Add, list and remove the node's datasets."""
 
@@ -53,13 +54,13 @@ def add(invocation: Invocation, dataset_id: str, vcf: Path, samples: Path, build
     state = invocation.open_state()
     from node_agent.local_api.client import AgentClient
 
-    with AgentClient(state) as agent:
-        # Asked before the long part, not after it.
-        if any(known["id"] == dataset_id for known in agent.datasets()):
-            raise HansaError(Reason.DATASET_EXISTS, field="id")
-        with _incoming(state) as staging:
-            _import(vcf, samples, build, staging)
-            added = agent.add_dataset(dataset_id, staging)
+    agent = AgentClient(state)
+    # Asked before the long part, not after it.
+    if any(known["id"] == dataset_id for known in agent.datasets()):
+        raise HansaError(Reason.DATASET_EXISTS, field="id")
+    with _incoming(state) as staging:
+        _import(vcf, samples, build, staging)
+        added = agent.add_dataset(dataset_id, staging)
     if invocation.json:
         print_json({"dataset": added})
         return
@@ -72,6 +73,7 @@ def _import(vcf: Path, samples: Path, build: str | None, staging: Path) -> None:
 
     from node_agent.staging.importer import import_dataset
 
+    quiet_logs()
     console = Console(stderr=True)
     busy = console.status("Reading the genotypes …") if console.is_terminal else contextlib.nullcontext()
     with busy:
@@ -80,7 +82,7 @@ def _import(vcf: Path, samples: Path, build: str | None, staging: Path) -> None:
 
 @contextlib.contextmanager
 def _incoming(state: StateFolder) -> Iterator[Path]:
-    """Yield a folder to stage in; nothing of it is left, whatever ends this process."""
+    """Yield the name of a new folder to stage in; nothing of it is left, whatever ends this process."""
     folder = state.datasets / f".incoming-{secrets.token_hex(8)}"
 
     def stop(_number: int, _frame: object) -> None:
@@ -88,7 +90,6 @@ def _incoming(state: StateFolder) -> Iterator[Path]:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        folder.mkdir(mode=0o700, parents=True)
         yield folder
     finally:
         # The agent has moved it away when all went well.
@@ -105,8 +106,8 @@ def list_(invocation: Invocation) -> None:
     """List the node's datasets."""
     from node_agent.local_api.client import AgentClient
 
-    with AgentClient(invocation.open_state()) as agent:
-        found = agent.datasets()
+    agent = AgentClient(invocation.open_state())
+    found = agent.datasets()
     if invocation.json:
         print_json({"datasets": found})
         return
@@ -123,8 +124,8 @@ def remove(invocation: Invocation, dataset_id: str) -> None:
     """Remove dataset ID and its snapshot; refused while a run uses it."""
     from node_agent.local_api.client import AgentClient
 
-    with AgentClient(invocation.open_state()) as agent:
-        agent.remove_dataset(dataset_id)
+    agent = AgentClient(invocation.open_state())
+    agent.remove_dataset(dataset_id)
     if invocation.json:
         print_json({"removed": dataset_id})
         return

@@ -16,15 +16,15 @@ def status(invocation: Invocation) -> None:
     """Show how the agent stands."""
     from node_agent.local_api.client import AgentClient
 
-    with AgentClient(invocation.open_state()) as agent:
-        found = agent.status()
+    agent = AgentClient(invocation.open_state())
+    found = agent.status()
     if invocation.json:
         print_json(found)
         return
     print_facts({name: shown(value) for name, value in found.items()})
 
 
-@click.command()
+@click.command(short_help="Check what the node needs; say what to mend.")
 @state_options
 @output_option
 @click.pass_obj

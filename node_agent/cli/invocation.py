@@ -74,9 +74,7 @@ def _profiled(profile: Path) -> Path:
             Reason.CONFIG_INVALID, f"Profile {profile} cannot be read.", field="profile", log=str(error)
         ) from error
     if set(raw) != {"state"} or not isinstance(raw["state"], str):
-        raise HansaError(
-            Reason.CONFIG_INVALID, f"Profile {profile} must hold one key: state, a path.", field="profile"
-        )
+        raise HansaError(Reason.CONFIG_INVALID, f"Profile {profile} must hold one key: state, a path.", field="profile")
     return profile.absolute().parent / raw["state"]
 
 
@@ -117,3 +115,12 @@ def output_option(function: _F) -> _F:
         expose_value=False,
         help="A table for people, or JSON for programs.",
     )(function)
+
+
+def quiet_logs() -> None:
+    """Send what a command's parts log to stderr, errors only: stdout is the command's."""
+    import logging
+
+    from hansa.runtime.logging import set_up_logging
+
+    set_up_logging("hansa-node", level=logging.ERROR)

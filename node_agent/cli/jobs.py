@@ -19,6 +19,7 @@ _TAIL_LINES: Final = 200
 
 
 @click.group()
+@state_options
 def job() -> None:
     """See the runs at this node."""
 
@@ -31,8 +32,8 @@ def list_(invocation: Invocation) -> None:
     """List the runs, the newest first."""
     from node_agent.local_api.client import AgentClient
 
-    with AgentClient(invocation.open_state()) as agent:
-        found = agent.runs()
+    agent = AgentClient(invocation.open_state())
+    found = agent.runs()
     if invocation.json:
         print_json({"runs": found})
         return
@@ -53,8 +54,8 @@ def show(invocation: Invocation, run: str, with_log: bool) -> None:
     from node_agent.local_api.client import AgentClient
 
     state = invocation.open_state()
-    with AgentClient(state) as agent:
-        found = agent.run(agent.resolve_run(run))
+    agent = AgentClient(state)
+    found = agent.run(agent.resolve_run(run))
     tail = log_tail(state, Path(found["log_path"])) if with_log else None
     if invocation.json:
         print_json(found if tail is None else {**found, "log": tail})

@@ -6,6 +6,8 @@ so that ``worker``, which forks, never loads grpc.
 
 from __future__ import annotations
 
+import itertools
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -15,12 +17,13 @@ import click
 
 from hansa.contract.errors import HansaError, Reason
 from node_agent.cli.invocation import Invocation, state_options
-from node_agent.cli.render import plain, print_error
+from node_agent.cli.render import print_error
 
 EXIT_REFUSED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
 _EXIT_INTERRUPTED: Final = 130
+_USAGE: Final = "USAGE"
 
 _COMMANDS: Final = {
     "init": "setup",
@@ -69,22 +72,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def execute(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code; errors are printed."""
-    invocation = Invocation()
+    as_json = _wants_json(arguments)
     try:
-        outcome = cli.main(list(arguments), prog_name="hansa-node", obj=invocation, standalone_mode=False)
+        outcome = cli.main(list(arguments), prog_name="hansa-node", obj=Invocation(), standalone_mode=False)
     except HansaError as error:
-        print_error(error, as_json=invocation.json)
+        print_error(error.reason.value, error.public, error.field, as_json=as_json)
         return _exit_code(error.reason)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        return error.exit_code
+        return EXIT_USAGE
+    except click.ClickException as error:
+        print_error(_USAGE, error.format_message(), _field(error), as_json=as_json)
+        return EXIT_USAGE
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return _EXIT_INTERRUPTED
     except OSError as error:
-        click.echo(f"error: {Reason.FILE_INVALID.value}: {plain(error)}", err=True)
+        print_error(Reason.FILE_INVALID.value, str(error), as_json=as_json)
+        return EXIT_REFUSED
+    except Exception as error:
+        if os.environ.get("HANSA_DEBUG"):
+            raise
+        words = f"A fault of this program ({type(error).__name__}); set HANSA_DEBUG=1 to see where."
+        print_error(Reason.INTERNAL.value, words, as_json=as_json)
         return EXIT_REFUSED
     return outcome if isinstance(outcome, int) else 0
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Say whether errors are to be JSON, also when the arguments cannot be parsed."""
+    return "--output=json" in arguments or ("--output", "json") in itertools.pairwise(arguments)
+
+
+def _field(error: click.ClickException) -> str:
+    parameter = getattr(error, "param", None)
+    return (parameter.name or "") if isinstance(parameter, click.Parameter) else ""
 
 
 def _exit_code(reason: Reason) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import click
 
 from hansa.contract.errors import HansaError, Reason
-from node_agent.cli.invocation import Invocation, output_option, state_options
+from node_agent.cli.invocation import Invocation, output_option, quiet_logs, state_options
 from node_agent.cli.render import print_json
 from node_agent.config import StateFolder, load_settings, lock_state_folder
 from node_agent.policy.file import load_policy, store_policy
@@ -17,7 +17,8 @@ from node_agent.policy.policy import Policy, policy_digest, policy_of, to_toml, 
 Kind = Literal["analysis", "submitter"]
 
 
-@click.group()
+@click.group(short_help="See and change the node's policy.")
+@state_options
 def policy() -> None:
     """See and change the node's policy; what it does not allow is denied.
 
@@ -81,6 +82,7 @@ def _list_of(kind: Kind) -> Literal["submitters", "analyses"]:
 
 
 def _installed(state: StateFolder) -> set[str]:
+    quiet_logs()
     from node_agent.catalogue import analysis_folders, installed_analyses
 
     return set(installed_analyses(analysis_folders(load_settings(state).analyses_dir)))
@@ -90,8 +92,8 @@ def _current(state: StateFolder) -> Policy:
     from node_agent.local_api.client import AgentClient
 
     try:
-        with AgentClient(state) as agent:
-            return policy_of(agent.policy()["policy"])
+        agent = AgentClient(state)
+        return policy_of(agent.policy()["policy"])
     except HansaError as error:
         if error.reason is not Reason.AGENT_UNREACHABLE:
             raise
@@ -103,9 +105,9 @@ def _change(state: StateFolder, change: Callable[[Policy], Policy]) -> Policy:
     from node_agent.local_api.client import AgentClient
 
     try:
-        with AgentClient(state) as agent:
-            changed = change(policy_of(agent.policy()["policy"]))
-            return policy_of(agent.put_policy(changed.model_dump(mode="json"))["policy"])
+        agent = AgentClient(state)
+        changed = change(policy_of(agent.policy()["policy"]))
+        return policy_of(agent.put_policy(changed.model_dump(mode="json"))["policy"])
     except HansaError as error:
         if error.reason is not Reason.AGENT_UNREACHABLE:
             raise

@@ -8,7 +8,7 @@ from node_agent.cli.invocation import Invocation, state_options
 from node_agent.config import load_settings
 
 
-@click.command()
+@click.command(short_help="Run the agent in the foreground.")
 @state_options
 @click.pass_obj
 def run(invocation: Invocation) -> int:
@@ -19,7 +19,7 @@ def run(invocation: Invocation) -> int:
     return serve(state)
 
 
-@click.command()
+@click.command(short_help="Run a worker in the foreground.")
 @click.option(
     "--pool", type=click.Choice(["runs", "rules", "all"]), default="all", show_default=True, help="What it works on."
 )

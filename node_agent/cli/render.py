@@ -14,8 +14,6 @@ from typing import Any, Final
 
 import click
 
-from hansa.contract.errors import HansaError
-
 RUN_ID_SHOWN: Final = 12
 _PIPE_COLUMNS: Final = 200
 _MOST_ROWS: Final = 200
@@ -36,11 +34,12 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def print_error(error: HansaError, *, as_json: bool) -> None:
-    """Print a refusal: one line on stderr, and in JSON mode an object on stdout."""
+def print_error(reason: str, message: str, field: str = "", *, as_json: bool) -> None:
+    """Print one error on stderr, as a line for people or as a line of JSON."""
     if as_json:
-        print_json({"error": {"reason": error.reason.value, "message": error.public, "field": error.field}})
-    click.echo(f"error: {error.reason.value}: {plain(error.public)}", err=True)
+        click.echo(json.dumps({"error": {"reason": reason, "message": message, "field": field}}), err=True)
+        return
+    click.echo(f"error: {reason}: {plain(message)}", err=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from hansa.contract.errors import HansaError, Reason
-from node_agent.cli.invocation import Invocation, output_option, state_options
+from node_agent.cli.invocation import Invocation, output_option, quiet_logs, state_options
 from node_agent.cli.render import print_facts, print_json
 from node_agent.config import LocalSettings, StateFolder, config_text, create_state_folder
 from node_agent.durable import write_durably
 
 
-@click.command()
+@click.command(short_help="Make the node's state folder.")
 @click.option("--slots", type=click.IntRange(1, 64), help="How many runs are worked on at once.  [default: 2]")
 @click.option("--broker-url", metavar="URL", help="A broker of the node's own; without it the agent runs one.")
 @click.option("--analyses-dir", type=click.Path(path_type=Path), help="A folder of further analysis bundles.")
@@ -60,12 +59,12 @@ def _write_settings(state: StateFolder, settings: LocalSettings, *, wanted: bool
         )
 
 
-@click.command()
-@click.argument("token")
+@click.command(short_help="Join a federation with an invitation's TOKEN.")
+@click.argument("invitation", metavar="TOKEN")
 @state_options
 @output_option
 @click.pass_obj
-def enrol(invocation: Invocation, token: str) -> None:
+def enrol(invocation: Invocation, invitation: str) -> None:
     """Join a federation with the one-time TOKEN of an invitation.
 
     The node's key is made here and never leaves. TOKEN may be `-`: then it is
@@ -76,13 +75,19 @@ def enrol(invocation: Invocation, token: str) -> None:
     # grpc is imported for this command alone.
     from node_agent.keys.enrolment import enrol as enrol_node
 
-    outcome = enrol_node(sys.stdin.readline() if token == "-" else token, state)
+    quiet_logs()
+    outcome = enrol_node(sys.stdin.readline() if invitation == "-" else invitation, state)
     if invocation.json:
-        print_json(asdict(outcome))
+        print_json(
+            {
+                "node": outcome.node,
+                "federation": outcome.federation,
+                "key_fingerprint": outcome.fingerprint,
+                "node_endpoint": outcome.node_endpoint,
+            }
+        )
         return
-    print_facts(
-        {"node": outcome.node, "federation": outcome.federation, "key fingerprint": outcome.fingerprint}
-    )
+    print_facts({"node": outcome.node, "federation": outcome.federation, "key fingerprint": outcome.fingerprint})
     click.echo()
     click.echo("Next:")
     click.echo("  1. Read the fingerprint to the federation operator, over a way that you trust. They run:")

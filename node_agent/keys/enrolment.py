@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import grpc
 import structlog
@@ -176,7 +176,8 @@ def _ask(invitation: Invitation, root: bytes, request_pem: bytes) -> enrolment_s
 
 
 def _refusal(error: grpc.RpcError, endpoint: str) -> HansaError:
-    status = rpc_status.from_call(error)
+    # What a blocking stub raises is a Call too; the stubs do not say so.
+    status = rpc_status.from_call(cast("grpc.Call", error))
     for detail in () if status is None else status.details:
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info) and info.domain == DOMAIN and info.reason in Reason.__members__:

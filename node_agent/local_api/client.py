@@ -5,46 +5,48 @@ A refusal by the agent comes back as the ``HansaError`` that the agent raised.
 
 from __future__ import annotations
 
-import contextlib
+import http.client
+import json
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import quote
-
-import httpx
 
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import is_run_id
 from node_agent.config import StateFolder, short_path
 
-_PATIENCE: Final = httpx.Timeout(60.0, connect=5.0)
+_PATIENCE_SECONDS: Final = 60.0
 # The agent reads the whole snapshot again before it takes it in.
-_ADD_PATIENCE: Final = httpx.Timeout(3600.0, connect=5.0)
+_ADD_PATIENCE_SECONDS: Final = 3600.0
 _OK: Final = 200
 
 
+class _Connection(http.client.HTTPConnection):
+    """HTTP to the agent's socket.
+
+    The standard library's client, since a command makes one call or two and
+    larger clients take longer to import than the call takes.
+    """
+
+    def __init__(self, path: Path, patience_seconds: float) -> None:
+        super().__init__("agent", timeout=patience_seconds)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket, however long its path is."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        with short_path(self._path) as name:
+            self.sock.connect(name)
+
+
 class AgentClient:
-    """Calls to the agent of one state folder; a context manager."""
+    """Calls to the agent of one state folder, each on a connection of its own."""
 
     def __init__(self, state: StateFolder) -> None:
-        self._stack = contextlib.ExitStack()
-        try:
-            address = self._stack.enter_context(short_path(state.socket))
-        except OSError as error:
-            raise HansaError(Reason.AGENT_UNREACHABLE, log=str(error)) from error
-        transport = httpx.HTTPTransport(uds=address)
-        self._http = self._stack.enter_context(
-            httpx.Client(transport=transport, base_url="http://agent", timeout=_PATIENCE, trust_env=False)
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
+        self._state = state
 
     def status(self) -> dict[str, Any]:
         """Return how the agent stands."""
@@ -57,7 +59,7 @@ class AgentClient:
     def add_dataset(self, dataset_id: str, staging: Path) -> dict[str, Any]:
         """Hand the snapshot in ``staging`` over to the agent; return the dataset."""
         body = {"id": dataset_id, "staging_dir": str(staging)}
-        return _inner(self._call("POST", "/v1/datasets", body, timeout=_ADD_PATIENCE), "dataset")
+        return _inner(self._call("POST", "/v1/datasets", body, patience_seconds=_ADD_PATIENCE_SECONDS), "dataset")
 
     def remove_dataset(self, dataset_id: str) -> None:
         """Have the agent forget and delete a dataset."""
@@ -111,16 +113,22 @@ class AgentClient:
         path: str,
         body: Mapping[str, Any] | None = None,
         *,
-        timeout: httpx.Timeout = _PATIENCE,  # noqa: ASYNC109 - not a coroutine
+        patience_seconds: float = _PATIENCE_SECONDS,
     ) -> dict[str, Any]:
+        connection = _Connection(self._state.socket, patience_seconds)
         try:
-            response = self._http.request(method, path, json=body, timeout=timeout)
-            value = response.json()
-        except (httpx.TransportError, ValueError) as error:
+            connection.request(
+                method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"}
+            )
+            response = connection.getresponse()
+            value = json.loads(response.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise HansaError(Reason.AGENT_UNREACHABLE, log=f"{type(error).__name__}: {error}") from error
+        finally:
+            connection.close()
         if not isinstance(value, dict):
-            raise HansaError(Reason.AGENT_UNREACHABLE, "What answers on the agent's socket is no agent.")
-        if response.status_code != _OK:
+            raise _no_agent()
+        if response.status != _OK:
             raise _refusal(value)
         return value
 
@@ -144,7 +152,7 @@ def one_run(text: str, known: Sequence[str]) -> str:
 def _refusal(value: Mapping[str, Any]) -> HansaError:
     message, field = str(value.get("message", "")), str(value.get("field", ""))
     try:
-        return HansaError(Reason(value.get("reason")), message, field=field)
+        return HansaError(Reason(str(value.get("reason"))), message, field=field)
     except ValueError:
         # A newer agent may know reasons that this command does not.
         return HansaError(Reason.INTERNAL, message, field=field)
@@ -153,12 +161,16 @@ def _refusal(value: Mapping[str, Any]) -> HansaError:
 def _listed(value: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     found = value.get(name)
     if not isinstance(found, list):
-        raise HansaError(Reason.AGENT_UNREACHABLE, "What answers on the agent's socket is no agent.")
+        raise _no_agent()
     return found
 
 
 def _inner(value: Mapping[str, Any], name: str) -> dict[str, Any]:
     found = value.get(name)
     if not isinstance(found, dict):
-        raise HansaError(Reason.AGENT_UNREACHABLE, "What answers on the agent's socket is no agent.")
+        raise _no_agent()
     return found
+
+
+def _no_agent() -> HansaError:
+    return HansaError(Reason.AGENT_UNREACHABLE, "What answers on the agent's socket is no agent.")

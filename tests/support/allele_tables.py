@@ -1,13 +1,14 @@
 """Genotype tables for tests of disclosure: people, their genotypes, their summary.
 
-Counted here in the plainest way, person by person, so that it can stand against
+Counted here in the plainest way, so that it can stand against
 what an analysis or a rule computes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hansa.contract.manifest import SummarySpec
@@ -59,14 +60,19 @@ def cohort(world: World) -> dict[str, int]:
     return {sex: sum(person.sex == sex for person in world) for sex in ("female", "male", "unknown")}
 
 
-def counts(world: Sequence[Person], alt: str) -> dict[str, int]:
-    called = [person.genotype for person in world if person.genotype is not None]
+def counts(world: Iterable[Person], alt: str) -> dict[str, int]:
+    return _counts(Counter(world), alt)
+
+
+def _counts(people: Mapping[Person, int], alt: str) -> dict[str, int]:
+    called = [(person.genotype, number) for person, number in people.items() if person.genotype is not None]
+    total = sum(number for _, number in called)
     return {
-        "people": len(called),
-        "an": 2 * len(called),
-        "ac": sum(genotype.count(alt) for genotype in called),
-        "carriers": sum(alt in genotype for genotype in called),
-        "others": sum(any(allele != alt for allele in genotype) for genotype in called),
+        "people": total,
+        "an": 2 * total,
+        "ac": sum(number * genotype.count(alt) for genotype, number in called),
+        "carriers": sum(number for genotype, number in called if alt in genotype),
+        "others": sum(number for genotype, number in called if any(allele != alt for allele in genotype)),
     }
 
 
@@ -76,10 +82,11 @@ def collected(worlds: Mapping[str, World], alts: Sequence[str] = ALTS, *, strati
     labels = tuple(label(alt, position) for position in worlds for alt in alts)
     cells: dict[str, dict[tuple[str, ...], int | float]] = {name: {} for name in SPEC.arrays}
     for position, world in worlds.items():
+        kinds = Counter(world)
         for stratum in strata:
-            people = [person for person in world if stratum in ("all", person.sex)]
+            people = {person: number for person, number in kinds.items() if stratum in ("all", person.sex)}
             for alt in alts:
-                for name, count in counts(people, alt).items():
+                for name, count in _counts(people, alt).items():
                     cells[name][label(alt, position), stratum] = count
     arrays = {name: Array("int64", ("variant", "stratum"), "sum", found) for name, found in cells.items()}
     return Summary({"variant": labels, "stratum": strata}, arrays, {})

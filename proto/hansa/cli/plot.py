@@ -18,6 +18,7 @@ from hansa.sdk.result import Figures, Result, VariantResult
 _KINDS: Final = (".png", ".svg", ".pdf")
 _MOST_VARIANTS: Final = 12
 _MOST_COLUMNS: Final = 3
+_MOST_TITLE: Final = 30
 _FILE_MODE: Final = 0o644
 
 _POINT, _POOLED, _QUIET, _GRID = "#1f5fa8", "#111111", "#8a8a8a", "#e4e4e4"
@@ -106,7 +107,7 @@ def figure(result: Result) -> Any:
         _draw_panel(place, shown[index], panels[index])
         if index + columns >= len(shown):
             place.tick_params(labelbottom=True)
-            place.set_xlabel("allele frequency, 95 % interval", fontsize=9, color="#333333")
+            place.set_xlabel("frequency of the alternate allele, 95 % interval", fontsize=9, color="#333333")
     picture.suptitle(_title(result), fontsize=12, fontweight="bold", x=0.012, ha="left")
     picture.supxlabel(_note(result), fontsize=7.5, color=_QUIET, x=0.012, ha="left")
     return picture
@@ -124,6 +125,14 @@ def rows_of(variant: VariantResult, places: Sequence[str]) -> list[Row]:
     return rows
 
 
+def panel_title(variant: VariantResult) -> str:
+    """Return the variant's names; the alleles say whose frequency it is."""
+    where = safe(variant.variant)
+    if len(where) > _MOST_TITLE:
+        where = f"{where[:_MOST_TITLE]}…"
+    return f"{safe(variant.rsid)}   {where}" if variant.rsid and variant.rsid != variant.variant else where
+
+
 def _stratum_rows(figures: Figures | None) -> list[Row]:
     strata = figures.strata.items() if figures else ()
     return [
@@ -133,7 +142,7 @@ def _stratum_rows(figures: Figures | None) -> list[Row]:
 
 
 def _draw_panel(axes: Any, variant: VariantResult, rows: Sequence[Row]) -> None:
-    axes.set_title(safe(variant.title), fontsize=10, loc="left", color="#222222")
+    axes.set_title(panel_title(variant), fontsize=10, loc="left", color="#222222")
     axes.set_xlim(0, 1)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks(range(len(rows)), [row.label for row in rows])

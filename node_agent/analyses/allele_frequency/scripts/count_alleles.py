@@ -56,8 +56,14 @@ class Snapshot:
         position = int(self._positions[row])
         return range(*self.rows_between(chrom, position, position))
 
-    def variant_lines(self, rows: Rows) -> Iterator[bytes]:
-        """Yield each row's line of the ``.pvar``."""
+    def described(self, rows: Rows) -> tuple[list[str], list[str]]:
+        """Return each row's variant, ``chrom:pos:ref:alt``, and its rs id or nothing."""
+        columns = b"".join(self._lines(rows)).decode("ascii").split()  # five a line, none empty
+        labels = map(":".join, zip(columns[0::5], columns[1::5], columns[3::5], columns[4::5], strict=True))
+        return list(labels), ["" if name == "." else name for name in columns[2::5]]
+
+    def _lines(self, rows: Rows) -> Iterator[bytes]:
+        """Yield the rows' lines of the ``.pvar``, one piece for rows that follow each other."""
         if not len(rows):
             return
         offsets = np.load(self.folder / "index.offset.npy", mmap_mode="r")
@@ -65,7 +71,7 @@ class Snapshot:
             for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
                 start, end = int(offsets[run[0]]), int(offsets[int(run[-1]) + 1])
                 pvar.seek(start)
-                yield from pvar.read(end - start).splitlines()
+                yield pvar.read(end - start)
 
     def people_by_sex(self) -> dict[str, Rows]:
         """Return who is in each stratum that has anybody, and in both sexes anyway."""
@@ -124,13 +130,8 @@ def cells(counts: Counts) -> dict[str, npt.NDArray[np.int64]]:
     return {"people": people, "an": 2 * people, "ac": one + 2 * two, "carriers": one + two, "others": none + one}
 
 
-def summary(lines: Sequence[bytes], strata: Mapping[str, Counts]) -> dict[str, object]:
-    """Return the summary: of each variant (a line of the ``.pvar``) in each stratum."""
-    labels, rsids = [], []
-    for line in lines:
-        chrom, position, name, ref, alt = line.decode("ascii").split("\t")
-        labels.append(f"{chrom}:{position}:{ref}:{alt}")
-        rsids.append("" if name == "." else name)
+def summary(labels: Sequence[str], rsids: Sequence[str], strata: Mapping[str, Counts]) -> dict[str, object]:
+    """Return the summary: of each variant in each stratum."""
     by_stratum = [cells(counts) for counts in strata.values()]
     arrays = {
         name: {
@@ -141,8 +142,8 @@ def summary(lines: Sequence[bytes], strata: Mapping[str, Counts]) -> dict[str, o
         }
         for name in by_stratum[0]
     }
-    notes = {"variant": {"rsid": rsids}} if any(rsids) else {}
-    return {"v": 1, "axes": {"variant": labels, "stratum": list(strata)}, "notes": notes, "arrays": arrays}
+    notes = {"variant": {"rsid": list(rsids)}} if any(rsids) else {}
+    return {"v": 1, "axes": {"variant": list(labels), "stratum": list(strata)}, "notes": notes, "arrays": arrays}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -156,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     snapshot = Snapshot(given.data)
     rows = asked_rows(snapshot, parameters)
     strata = counted(snapshot, rows, by_sex="stratify" in parameters)
-    text = json.dumps(summary(list(snapshot.variant_lines(rows)), strata), separators=(",", ":"))
+    text = json.dumps(summary(*snapshot.described(rows), strata), separators=(",", ":"))
     given.summary.write_text(text, encoding="ascii")
 
 

@@ -1,0 +1,160 @@
+"""The command ``hansa-coordinator``: begin, serve and migrate one coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import click
+import structlog
+
+from coordinator.bootstrap import open_foundation, run_coordinator
+from coordinator.config import SERVER_CA_FILE, Config, load_config, make_config
+from coordinator.founding import Founding, check_free, found
+from coordinator.services.people import OPERATOR, make_person
+from coordinator.store.database import Database
+from coordinator.store.schema import migrate as migrate_store
+from hansa.contract.errors import HansaError, Reason
+from hansa.runtime.clock import utc_now
+from hansa.runtime.logging import set_up_logging
+from hansa.runtime.supervisor import stop_on_signals
+
+_log = structlog.get_logger(__name__)
+
+_STATE_DIR = click.Path(file_okay=False, path_type=Path)
+_PORT = click.IntRange(1, 65535)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Commands(click.Group):
+    """Ends a refused command with one line and status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HansaError as error:
+            click.echo(f"hansa-coordinator: {error.public} [{error.reason}]", err=True)
+            sys.exit(1)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hansa")
+def main() -> None:
+    """Begin, serve and migrate the coordinator of a federation."""
+
+
+@main.command()
+@click.argument("state_dir", type=_STATE_DIR)
+@click.option("--federation", required=True, help="Name of the federation, lower case, like a DNS name.")
+@click.option("--operator", required=True, help="Name of the first federation operator.")
+@click.option(
+    "--operator-key",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="That person's public key (PEM), made with `hansa key create`.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where people and nodes find the coordinator.")
+@click.option("--listen", default="", help="Address to listen on, where that is not HOST.")
+@click.option("--name", "names", multiple=True, help="Another name in the servers' certificate; may be repeated.")
+@click.option("--people-port", type=_PORT, help="Default: 7443.")
+@click.option("--enrolment-port", type=_PORT, help="Default: 7444.")
+@click.option("--node-port", type=_PORT, help="Default: 7445.")
+@click.option("--database", default="", help="postgresql+psycopg://… (default: an SQLite file in STATE_DIR).")
+def init(state_dir: Path, operator: str, operator_key: Path, **settings: Any) -> None:
+    """Begin a federation in STATE_DIR, which must not exist or be empty."""
+    check_free(state_dir)
+    given = {name: value for name, value in settings.items() if value is not None}
+    config = make_config(**given)
+    person = make_person(operator, OPERATOR, _read_key(operator_key))
+    found(Founding(state_dir, config, person), store_uuid=str(uuid4()), now=utc_now())
+    click.echo(f"The federation {config.federation} begins in {state_dir}; {operator} is its first operator.")
+    click.echo("Next:")
+    click.echo(f"  1. serve it:                    hansa-coordinator serve {state_dir}")
+    click.echo(
+        f"  2. print a client's profile:    hansa-coordinator profile {state_dir} --person {operator} --key FILE"
+    )
+    click.echo("  3. invite a node:               hansa --profile FILE admin node invite NODE")
+
+
+@main.command()
+@click.argument("state_dir", type=_STATE_DIR)
+def serve(state_dir: Path) -> None:
+    """Serve the coordinator in STATE_DIR until SIGTERM or SIGINT. Logs are JSON on stderr."""
+    set_up_logging("coordinator")
+    asyncio.run(_serve(state_dir))
+
+
+async def _serve(state_dir: Path) -> None:
+    stop = stop_on_signals()
+    foundation = await asyncio.to_thread(open_foundation, state_dir, utc_now)
+    try:
+        await run_coordinator(foundation, stop)
+    finally:
+        foundation.database.close()
+    _log.info("stopped")
+
+
+@main.command()
+@click.argument("state_dir", type=_STATE_DIR)
+def migrate(state_dir: Path) -> None:
+    """Bring the store of STATE_DIR to this release's schema. Stop the server first."""
+    config = load_config(state_dir)
+    database = Database.open(config.database_url(state_dir))
+    try:
+        migrate_store(database)
+    finally:
+        database.close()
+    click.echo("The store has this release's schema.")
+
+
+@main.command()
+@click.argument("state_dir", type=_STATE_DIR)
+@click.option("--person", default="", help="Whose profile; the name in the federation.")
+@click.option("--key", "key_file", type=click.Path(path_type=Path), help="That person's private key file.")
+@click.option(
+    "--write",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write people.toml and server-ca.pem into this folder instead, to hand them out.",
+)
+def profile(state_dir: Path, person: str, key_file: Path | None, folder: Path | None) -> None:
+    """Print what a client needs to know, as a profile (TOML)."""
+    config = load_config(state_dir)
+    certificate = state_dir.absolute() / SERVER_CA_FILE
+    key = "" if key_file is None else str(key_file.absolute())
+    if folder is None:
+        click.echo(_profile(config, certificate, person, key), nl=False)
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SERVER_CA_FILE).write_bytes(certificate.read_bytes())
+        text = _profile(config, folder.absolute() / SERVER_CA_FILE, person, key)
+        (folder / "people.toml").write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise HansaError(Reason.FILE_INVALID, f"{folder} cannot be written: {error.strerror}.") from error
+    click.echo(f"{folder / 'people.toml'}")
+
+
+def _profile(config: Config, certificate: Path, person: str, key_file: str) -> str:
+    lines = [
+        f'federation = "{config.federation}"',
+        f'endpoint = "{config.endpoint(config.people_port)}"',
+        f'ca_file = "{certificate}"',
+        f'person = "{person}"' if person else '# person = "your name in the federation"',
+        f'key_file = "{key_file}"' if key_file else '# key_file = "/path/to/your/private/key"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _read_key(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, ValueError) as error:
+        raise HansaError(
+            Reason.KEY_INVALID, f"{path} is not a public key in PEM form.", field="operator_key"
+        ) from error

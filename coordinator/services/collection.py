@@ -1,0 +1,148 @@
+"""How a released summary comes in: read, checked against its schema, stored once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from sqlalchemy.orm import Session
+
+from coordinator.services.combination import manifest_of
+from coordinator.services.desk import Changed, Desk, Turn
+from coordinator.services.evaluation import settle
+from coordinator.store.jobs import JobRepository
+from coordinator.store.summaries import NewSummary, SummaryRepository
+from hansa.contract.errors import HansaError, Reason
+from hansa.contract.ids import is_run_id
+from hansa.contract.limits import CHUNK_BYTES, SUMMARY_BYTES
+from hansa.contract.manifest import Manifest
+from hansa.contract.summary import parse_summary
+
+_log = structlog.get_logger(__name__)
+
+_SHA256_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announced:
+    """The header of an upload."""
+
+    node: str
+    run_id: str
+    attempt: int
+    digest: bytes
+    size: int
+
+
+class Upload:
+    """Gathers one upload's chunks and says what they were; no I/O."""
+
+    def __init__(self, announced: Announced) -> None:
+        """Take the header.
+
+        Raises:
+            HansaError: ``PROTOCOL_VIOLATION``, or ``SUMMARY_CORRUPT`` where
+                the summary is announced too large.
+        """
+        if not is_run_id(announced.run_id):
+            raise HansaError(Reason.RUN_UNKNOWN)
+        if len(announced.digest) != _SHA256_BYTES:
+            raise HansaError(Reason.PROTOCOL_VIOLATION, field="digest")
+        if not 0 < announced.size <= SUMMARY_BYTES:
+            raise HansaError(Reason.SUMMARY_CORRUPT, f"A summary has at most {SUMMARY_BYTES} bytes.", field="size")
+        self.announced = announced
+        self._content = bytearray()
+
+    def add(self, chunk: bytes) -> None:
+        """Take the next chunk.
+
+        Raises:
+            HansaError: ``PROTOCOL_VIOLATION``, an empty or too large chunk;
+                ``SUMMARY_CORRUPT``, more bytes than were announced.
+        """
+        if not 0 < len(chunk) <= CHUNK_BYTES:
+            raise HansaError(Reason.PROTOCOL_VIOLATION, field="chunk")
+        self._content += chunk
+        if len(self._content) > self.announced.size:
+            raise HansaError(Reason.SUMMARY_CORRUPT)
+
+    def content(self) -> bytes:
+        """Return the whole.
+
+        Raises:
+            HansaError: ``SUMMARY_CORRUPT``; it is not what was announced.
+        """
+        content = bytes(self._content)
+        if len(content) != self.announced.size or hashlib.sha256(content).digest() != self.announced.digest:
+            raise HansaError(Reason.SUMMARY_CORRUPT)
+        return content
+
+
+async def collect(desk: Desk, upload: Upload) -> None:
+    """Store the uploaded summary; the same bytes again change nothing.
+
+    Raises:
+        HansaError: ``RUN_UNKNOWN``, also for another node's run;
+            ``SUMMARY_CONFLICT``, another digest was stored or announced;
+            ``SUMMARY_CORRUPT``, not what was announced or not of the schema.
+    """
+    announced, content = upload.announced, upload.content()
+    manifest = await desk.read(lambda session: expected(session, announced))
+    if manifest is None:
+        return
+    summary = _read(content, manifest, announced)
+    turn = desk.turn()
+    await desk.commit(lambda session: _store(session, announced, summary, turn))
+
+
+def expected(session: Session, announced: Announced) -> Manifest | None:
+    """Return what the run's summary must conform to; None if these bytes are stored.
+
+    Raises:
+        HansaError: ``RUN_UNKNOWN``, ``PROTOCOL_VIOLATION`` (another attempt)
+            or ``SUMMARY_CONFLICT``.
+    """
+    jobs = JobRepository(session)
+    found = jobs.run_of(announced.run_id)
+    if found is None or found[1].node != announced.node:
+        raise HansaError(Reason.RUN_UNKNOWN)
+    job_id, run = found
+    if announced.attempt != run.attempt:
+        raise HansaError(Reason.PROTOCOL_VIOLATION, "The summary is of another attempt.", field="attempt")
+    if _is_stored(session, announced):
+        return None
+    return manifest_of(session, jobs.get(job_id))
+
+
+def _is_stored(session: Session, announced: Announced) -> bool:
+    stored = SummaryRepository(session).digest(announced.run_id)
+    awaited = stored or JobRepository(session).announced_digest(announced.run_id)
+    if awaited and awaited != announced.digest:
+        _log.error("summary_conflict", run_id=announced.run_id, node=announced.node)
+        raise HansaError(Reason.SUMMARY_CONFLICT)
+    return stored is not None
+
+
+def _read(content: bytes, manifest: Manifest, announced: Announced) -> NewSummary:
+    if len(content) > manifest.limits.summary_bytes:
+        raise HansaError(Reason.SUMMARY_CORRUPT, "The summary is larger than its manifest allows.", field="size")
+    summary = parse_summary(content, manifest.summary, released_only=True)
+    return NewSummary(
+        run_id=announced.run_id,
+        digest=announced.digest,
+        content=content,
+        empty=not any(array.cells for array in summary.arrays.values()),
+    )
+
+
+def _store(session: Session, announced: Announced, summary: NewSummary, turn: Turn) -> tuple[None, Changed]:
+    found = JobRepository(session).run_of(announced.run_id)
+    # Again, because another upload of the run may have come in between.
+    if found is None or _is_stored(session, announced):
+        return None, Changed()
+    job_id, run = found
+    SummaryRepository(session).add(summary, turn.now)
+    _log.info("summary_stored", job_id=job_id, run_id=run.run_id, node=run.node, size=len(summary.content))
+    return None, settle(session, job_id, turn) | Changed(jobs=frozenset({job_id}))

@@ -1,0 +1,122 @@
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from hansa.contract.errors import HansaError, Reason
+from hansa.contract.job import JobSpec, check_quorum, check_window, parse_job
+from hansa.sdk.request import Fresh, JobRequest, build_job, check_request
+from tests.support.catalogue_answers import ANALYSIS, dataset
+
+NOW = datetime(2025, 11, 22, 16, 0, tzinfo=UTC)
+FRESH = Fresh(submitter="ada", now=NOW, job_id="019aa0de-0000-7000-8000-000000000001", nonce="0" * 32)
+OFFERED = [
+    dataset("GB-lct", "GB"),
+    dataset("FI-lct", "FI"),
+    dataset("FI-brca", "FI"),
+    dataset("ES-lct", "ES", "GRCh38"),
+    dataset("shared", "GB"),
+    dataset("shared", "IT"),
+]
+
+
+def ask(*datasets: str, **changes: Any) -> JobRequest:
+    fields: dict[str, Any] = {
+        "analysis": "allele-frequency",
+        "datasets": datasets,
+        "parameters": {"variants": "chr15:28365618:A:G"},
+        "lifetime": timedelta(hours=1),
+    }
+    return JobRequest(**(fields | changes))
+
+
+def build(request: JobRequest) -> JobSpec:
+    return build_job(request, ANALYSIS, OFFERED, fresh=FRESH)
+
+
+def refusal(request: JobRequest) -> tuple[Reason, str]:
+    with pytest.raises(HansaError) as caught:
+        build(request)
+    return caught.value.reason, caught.value.field
+
+
+def test_a_job_names_nodes_snapshots_and_parameters_in_normal_form() -> None:
+    spec = build(ask("FI-lct", "GB-lct"))
+    assert spec.nodes == ("FI", "GB")
+    assert spec.dataset_at("GB").snapshot == f"sha256:{'b' * 64}"
+    assert spec.parameters == {"variants": "15:28365618:A:G"}
+    assert spec.not_after == NOW + timedelta(hours=1)
+
+
+def test_every_node_must_answer_unless_a_quorum_is_given() -> None:
+    assert build(ask("FI-lct", "GB-lct")).quorum == 2
+    assert build(ask("FI-lct", "GB-lct", quorum=1)).quorum == 1
+
+
+def test_what_is_built_is_what_coordinator_and_node_parse() -> None:
+    spec = build(ask("FI-lct", "GB-lct"))
+    parsed = parse_job(spec.to_bytes())
+    assert parsed == spec
+    check_quorum(parsed)
+    check_window(parsed, NOW)
+
+
+def test_an_unknown_dataset_is_refused() -> None:
+    assert refusal(ask("FI-lct", "FR-lct")) == (Reason.DATASET_UNKNOWN, "dataset")
+
+
+def test_two_datasets_of_one_node_are_refused() -> None:
+    assert refusal(ask("FI-lct", "FI-brca")) == (Reason.DATASETS_OVERLAP, "dataset")
+
+
+def test_an_id_that_two_nodes_use_needs_the_node_s_name() -> None:
+    assert refusal(ask("shared")) == (Reason.DATASETS_OVERLAP, "dataset")
+    assert build(ask("IT/shared")).nodes == ("IT",)
+
+
+def test_two_genome_builds_in_one_job_are_refused() -> None:
+    assert refusal(ask("FI-lct", "ES-lct")) == (Reason.BUILD_MISMATCH, "dataset")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason", "field"),
+    [
+        ({}, Reason.PARAMETER_MISSING, "variants"),
+        ({"variants": "rs1", "region": "1:1-2"}, Reason.PARAMETER_MISSING, "variants"),
+        ({"variants": "15:28365618:A"}, Reason.PARAMETER_INVALID, "variants"),
+        ({"region": "2:20-10"}, Reason.PARAMETER_INVALID, "region"),
+        ({"variants": "rs1", "stratify": "age"}, Reason.PARAMETER_INVALID, "stratify"),
+        ({"variants": "rs1", "x": "1"}, Reason.PARAMETER_UNKNOWN, "x"),
+    ],
+)
+def test_parameters_are_judged_by_the_manifest(parameters: dict[str, str], reason: Reason, field: str) -> None:
+    assert refusal(ask("FI-lct", parameters=parameters)) == (reason, field)
+
+
+def test_a_job_too_large_to_be_accepted_is_refused_before_it_is_sent() -> None:
+    many = ",".join(f"rs{number}" for number in range(100_000, 109_000))
+    assert refusal(ask("FI-lct", parameters={"variants": many})) == (Reason.PARAMETER_INVALID, "parameters")
+
+
+def test_an_answer_about_another_analysis_is_refused() -> None:
+    with pytest.raises(HansaError) as caught:
+        build_job(ask("FI-lct", analysis="other"), ANALYSIS, OFFERED, fresh=FRESH)
+    assert caught.value.reason is Reason.MALFORMED
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (ask("a", quorum=0), Reason.QUORUM_INVALID),
+        (ask("a", quorum=2), Reason.QUORUM_INVALID),
+        (ask("a", quorum=-1), Reason.QUORUM_INVALID),
+        (ask("a", lifetime=timedelta()), Reason.DEADLINE_INVALID),
+        (ask("a", lifetime=timedelta(days=367)), Reason.DEADLINE_INVALID),
+        (ask("a", "a"), Reason.MALFORMED),
+        (ask(), Reason.MALFORMED),
+    ],
+)
+def test_what_is_wrong_without_asking_anybody_is_found_first(request_: JobRequest, reason: Reason) -> None:
+    with pytest.raises(HansaError) as caught:
+        check_request(request_)
+    assert caught.value.reason is reason
