@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,13 +19,19 @@ from coordinator.api.caller import Role
 from coordinator.api.calls import Calls
 from coordinator.api.catalogue import CatalogueServicer
 from coordinator.api.enrolment import EnrolmentServicer, Welcome
+from coordinator.api.frames import command_bytes
 from coordinator.api.guard import Guard, guest, node_authenticator, people_authenticator
 from coordinator.api.interceptors import Boundary
+from coordinator.api.jobs import JobServicer
+from coordinator.api.nodes import NodeServicer
 from coordinator.api.rates import RateLimiter
 from coordinator.ca.files import Keys, load_keys
 from coordinator.config import CA_FOLDER, Config, load_config
 from coordinator.server import Listener, mutual_credentials, server_credentials, serving
+from coordinator.services.deadlines import keep_deadlines
+from coordinator.services.desk import Desk
 from coordinator.services.enrolment import Issuer
+from coordinator.services.sessions import Sessions
 from coordinator.store.database import Database
 from coordinator.store.federation import read_federation
 from coordinator.store.requests import forget_requests
@@ -34,9 +42,12 @@ from hansa.runtime.supervisor import run_all
 from hansa.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
 from hansa.v1.catalogue_service_pb2_grpc import add_CatalogueServiceServicer_to_server
 from hansa.v1.enrolment_service_pb2_grpc import add_EnrolmentServiceServicer_to_server
+from hansa.v1.job_service_pb2_grpc import add_JobServiceServicer_to_server
+from hansa.v1.node_service_pb2_grpc import add_NodeServiceServicer_to_server
 
 _REQUESTS_KEPT: Final = timedelta(days=7)
 _HOUSEKEEPING_SECONDS: Final = 3600.0
+_NONCE_BYTES: Final = 32
 
 Loop = Callable[[], Awaitable[None]]
 
@@ -91,55 +102,69 @@ async def run_coordinator(foundation: Foundation, stop: asyncio.Event) -> None:
     Raises:
         HansaError: ``CONFIG_INVALID``; an address cannot be bound.
     """
-    async with serving(_listeners(foundation)):
-        await run_all(_loops(foundation), stop)
+    desk = Desk(foundation.database, foundation.clock, command_bytes)
+    sessions = Sessions(desk, partial(secrets.token_bytes, _NONCE_BYTES))
+    await sessions.begin()
+    async with serving(_listeners(foundation, sessions)):
+        try:
+            await run_all(_loops(foundation, desk), stop)
+        finally:
+            # Before the servers stop: a session's end must still reach its node.
+            await sessions.close()
+    await desk.settled()
 
 
-def _listeners(base: Foundation) -> tuple[Listener, ...]:
-    config = base.config
+def _listeners(base: Foundation, sessions: Sessions) -> tuple[Listener, ...]:
     rates = RateLimiter(time.monotonic)
-    people = people_authenticator(base.database, config.federation, base.clock)
-    nodes = node_authenticator(base.database, config.federation, base.clock)
+    return (_people(base, sessions, rates), _enrolment(base, rates), _nodes(base, sessions, rates))
+
+
+def _people(base: Foundation, sessions: Sessions, rates: RateLimiter) -> Listener:
+    config = base.config
+    person = people_authenticator(base.database, config.federation, base.clock)
     calls = Calls(base.database, base.clock)
     inviting = Inviting(
         base.keys.invitation_key, base.keys.server_ca.fingerprint, config.endpoint(config.enrolment_port)
     )
-    admin = AdminServicer(calls, inviting, lambda node: None)
-    catalogue = CatalogueServicer(calls, base.clock)
-    enrolment = EnrolmentServicer(base.database, base.clock, base.issuer, _welcome(base))
-    return (
-        Listener(
-            "people",
-            config.address(config.people_port),
-            server_credentials(base.keys),
-            Boundary(Guard({Role.RESEARCHER: people, Role.OPERATOR: people}, rates)),
-            [
-                lambda server: add_AdminServiceServicer_to_server(admin, server),
-                lambda server: add_CatalogueServiceServicer_to_server(catalogue, server),
-            ],
-        ),
-        Listener(
-            "enrolment",
-            config.address(config.enrolment_port),
-            server_credentials(base.keys),
-            Boundary(Guard({Role.GUEST: guest}, rates)),
-            [lambda server: add_EnrolmentServiceServicer_to_server(enrolment, server)],
-        ),
-        Listener(
-            "node",
-            config.address(config.node_port),
-            mutual_credentials(base.keys),
-            Boundary(Guard({Role.NODE: nodes}, rates)),
-            [],
-        ),
+    return Listener(
+        "people",
+        config.address(config.people_port),
+        server_credentials(base.keys),
+        Boundary(Guard({Role.RESEARCHER: person, Role.OPERATOR: person}, rates)),
+        [
+            partial(add_JobServiceServicer_to_server, JobServicer(sessions.desk)),
+            partial(add_CatalogueServiceServicer_to_server, CatalogueServicer(calls, base.clock)),
+            partial(add_AdminServiceServicer_to_server, AdminServicer(calls, inviting, sessions.cut)),
+        ],
     )
 
 
-def _welcome(base: Foundation) -> Welcome:
-    return Welcome(base.keys.server_ca.certificate_pem.decode(), base.config.endpoint(base.config.node_port))
+def _enrolment(base: Foundation, rates: RateLimiter) -> Listener:
+    config = base.config
+    welcome = Welcome(base.keys.server_ca.certificate_pem.decode(), config.endpoint(config.node_port))
+    servicer = EnrolmentServicer(base.database, base.clock, base.issuer, welcome)
+    return Listener(
+        "enrolment",
+        config.address(config.enrolment_port),
+        server_credentials(base.keys),
+        Boundary(Guard({Role.GUEST: guest}, rates)),
+        [partial(add_EnrolmentServiceServicer_to_server, servicer)],
+    )
 
 
-def _loops(base: Foundation) -> Mapping[str, Loop]:
+def _nodes(base: Foundation, sessions: Sessions, rates: RateLimiter) -> Listener:
+    config = base.config
+    node = node_authenticator(base.database, config.federation, base.clock)
+    return Listener(
+        "node",
+        config.address(config.node_port),
+        mutual_credentials(base.keys),
+        Boundary(Guard({Role.NODE: node}, rates)),
+        [partial(add_NodeServiceServicer_to_server, NodeServicer(sessions, base.issuer))],
+    )
+
+
+def _loops(base: Foundation, desk: Desk) -> Mapping[str, Loop]:
     def forget(session: Session) -> None:
         forget_requests(session, before=base.clock() - _REQUESTS_KEPT)
 
@@ -148,4 +173,4 @@ def _loops(base: Foundation) -> Mapping[str, Loop]:
             await base.database.run(forget)
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
 
-    return {"housekeeping": housekeeping}
+    return {"housekeeping": housekeeping, "deadlines": partial(keep_deadlines, desk)}

@@ -31,6 +31,7 @@ from coordinator.services.people import add_person, make_person
 from coordinator.store.audit import AuditRepository
 from coordinator.store.persons import PersonRepository
 from hansa.contract.enrolment import Invitation
+from hansa.contract.errors import Reason
 from hansa.contract.ids import NodeId
 from hansa.v1 import admin_service_pb2 as wire
 from hansa.v1 import admin_service_pb2_grpc
@@ -52,13 +53,13 @@ class Inviting:
 class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
     """Parse, one call, convert."""
 
-    def __init__(self, calls: Calls, inviting: Inviting, cut: Callable[[NodeId], None]) -> None:
+    def __init__(self, calls: Calls, inviting: Inviting, cut: Callable[[NodeId, Reason], None]) -> None:
         """Take what the methods need.
 
         Args:
             calls: runs transactions.
             inviting: what tokens are made of.
-            cut: ends the live session of a node; called after the commit.
+            cut: ends the live session of a node, for a reason; called after the commit.
         """
         self._calls = calls
         self._inviting = inviting
@@ -117,7 +118,7 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
             return wire.SuspendNodeResponse(node=node_message(suspend_node(session, node, request.reason, act)))
 
         answer = await self._calls.change(request, work, wire.SuspendNodeResponse)
-        self._cut(node)
+        self._cut(node, Reason.NODE_SUSPENDED)
         return answer
 
     async def ResumeNode(self, request: wire.ResumeNodeRequest, context: Context) -> wire.ResumeNodeResponse:
@@ -137,7 +138,7 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
             return wire.RevokeNodeResponse(node=node_message(revoke_node(session, node, request.reason, act)))
 
         answer = await self._calls.change(request, work, wire.RevokeNodeResponse)
-        self._cut(node)
+        self._cut(node, Reason.NODE_REVOKED)
         return answer
 
     async def PublishAnalysis(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,8 @@ def init(state_dir: Path, operator: str, operator_key: Path, **settings: Any) ->
 def serve(state_dir: Path) -> None:
     """Serve the coordinator in STATE_DIR until SIGTERM or SIGINT. Logs are JSON on stderr."""
     set_up_logging("coordinator")
+    # It tells each step of a check that we make ourselves.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     asyncio.run(_serve(state_dir))
 
 

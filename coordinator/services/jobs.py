@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import partial
 
@@ -47,13 +47,18 @@ class JobResult:
     content: bytes
 
 
+def show(job: JobRecord, turn: Turn) -> JobView:
+    """Return the job with the words on what it waits for now."""
+    return JobView(job, explain(job, turn.now))
+
+
 def view_job(session: Session, job_id: str, asker: Asker, turn: Turn) -> JobView:
     """Return the job.
 
     Raises:
         HansaError: ``JOB_UNKNOWN``, also where it is somebody else's.
     """
-    return _view(_visible(session, job_id, asker), turn)
+    return show(_visible(session, job_id, asker), turn)
 
 
 def list_jobs(session: Session, page: Page, asker: Asker, turn: Turn) -> Slice[JobView]:
@@ -66,7 +71,7 @@ def list_jobs(session: Session, page: Page, asker: Asker, turn: Turn) -> Slice[J
     found = JobRepository(session).page(submitter=submitter, before=page.after or None, size=page.limit + 1)
     shown = found[: page.limit]
     last = shown[-1].job_id if len(found) > page.limit else ""
-    return Slice(tuple(_view(job, turn) for job in shown), last)
+    return Slice(tuple(show(job, turn) for job in shown), last)
 
 
 def cancel_job(session: Session, job_id: str, asker: Asker, *, request_id: str, turn: Turn) -> tuple[JobView, Changed]:
@@ -82,14 +87,14 @@ def cancel_job(session: Session, job_id: str, asker: Asker, *, request_id: str, 
     job = _own(session, job_id, asker)
     jobs = JobRepository(session)
     if job.cancel_requested and (job.state not in JOB_TERMINAL or job.cancel_request_id == request_id):
-        return _view(job, turn), Changed()
+        return show(job, turn), Changed()
     if job.state in JOB_TERMINAL:
         raise HansaError(Reason.JOB_ENDED)
     jobs.request_cancel(job_id, request_id=request_id, now=turn.now)
     changed = settle(session, job_id, turn)
     AuditRepository(session).append(at=turn.now, actor=asker.name, action="job_cancelled", subject=job_id)
     _log.info("job_cancel_requested", job_id=job_id)
-    return _view(jobs.get(job_id), turn), changed
+    return show(jobs.get(job_id), turn), changed
 
 
 def job_result(session: Session, job_id: str, asker: Asker, turn: Turn) -> JobResult:
@@ -103,10 +108,10 @@ def job_result(session: Session, job_id: str, asker: Asker, turn: Turn) -> JobRe
     content = JobRepository(session).result(job_id)
     if job.state not in JOB_TERMINAL or content is None:
         raise HansaError(Reason.JOB_NOT_ENDED)
-    return JobResult(_view(job, turn), content)
+    return JobResult(show(job, turn), content)
 
 
-async def watch_job(desk: Desk, job_id: str, asker: Asker) -> AsyncIterator[JobView]:
+async def watch_job(desk: Desk, job_id: str, asker: Asker) -> AsyncGenerator[JobView, None]:
     """Yield the job at once and after each change, until it has ended.
 
     Changes that come faster than they are taken are told as one.
@@ -140,7 +145,3 @@ def _own(session: Session, job_id: str, asker: Asker) -> JobRecord:
     if job.submitter != asker.name:
         raise HansaError(Reason.PERMISSION_DENIED)
     return job
-
-
-def _view(job: JobRecord, turn: Turn) -> JobView:
-    return JobView(job, explain(job, turn.now))

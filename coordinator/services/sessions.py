@@ -8,7 +8,7 @@ expires. Whatever was not acknowledged comes again in the next one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -148,7 +148,7 @@ class NodeSession:
         if self._task is not None:
             await asyncio.wait([self._task])
 
-    async def outgoing(self) -> AsyncIterator[CoordinatorFrame]:
+    async def outgoing(self) -> AsyncGenerator[CoordinatorFrame, None]:
         """Yield the frames for the node until the session ends.
 
         Raises:

@@ -30,7 +30,7 @@ _log = structlog.get_logger(__name__)
 _FIRST_ROUND = 1
 
 
-def submit_job(session: Session, signed: Signed, *, caller: str, turn: Turn) -> tuple[JobRecord, Changed]:
+def submit_job(session: Session, *, signed: Signed, caller: str, turn: Turn) -> tuple[JobRecord, Changed]:
     """Store the job with its runs and offers; the same bytes again change nothing.
 
     A repeat is answered whatever the time: its answer may have been lost.

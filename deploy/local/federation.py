@@ -170,7 +170,8 @@ def _wait_for_federation(layout: Layout, people: People, names: Sequence[str], d
 
 
 def _start(layout: Layout, daemon: Daemon) -> None:
-    daemon.start(layout.root, environment())
+    # A daemon's log is its operator's: a fault of ours may be told there in full.
+    daemon.start(layout.root, {**environment(), "HANSA_DEBUG": "1"})
 
 
 def _await(daemon: Daemon, who: str, ready: Callable[[], bool]) -> None:

@@ -40,7 +40,7 @@ def dataset() -> None:
 
 @dataset.command("add")
 @click.argument("dataset_id", metavar="ID", type=_DatasetId())
-@click.option("--vcf", required=True, type=_FILE, help="Indexed VCF (.vcf.gz) or BCF; autosomes.")
+@click.option("--vcf", required=True, type=_FILE, help="VCF compressed with bgzip, its index beside it.")
 @click.option("--samples", required=True, type=_FILE, help="TSV of the same people: sample, sex.")
 @click.option("--build", type=click.Choice(["GRCh37", "GRCh38"]), help="Where the VCF's contigs do not tell it.")
 @state_options

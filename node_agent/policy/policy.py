@@ -66,7 +66,7 @@ class LimitsPolicy(_Strict):
 
     wall_seconds: int = Field(default=3600, ge=1, le=30 * 24 * 3600)
     memory_bytes: int = Field(default=4 << 30, ge=64 << 20, le=1 << 44)
-    cpus: float = Field(default=2.0, gt=0, le=64)
+    cpus: float = Field(default=2.0, ge=0.05, le=64)
     pids: int = Field(default=512, ge=16, le=4096)
     scratch_bytes: int = Field(default=4 << 30, ge=1 << 20, le=1 << 50)
 

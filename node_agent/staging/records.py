@@ -74,7 +74,7 @@ class VcfRecords:
             HansaError: ``VCF_*``; the first thing that is wrong with the file.
         """
         # htslib writes what it reads to stderr.
-        set_htslib_log_level(_SILENT)
+        pass
         try:
             for record in self._raw():
                 self._number += 1
@@ -85,10 +85,10 @@ class VcfRecords:
     def _raw(self) -> Iterator[Any]:
         try:
             reader = cyvcf2.VCF(str(self._vcf.resolve()))
-        except Exception as error:  # cyvcf2 raises Exception itself
-            raise HansaError(
-                Reason.VCF_UNREADABLE, "The VCF's header is not valid.", field="vcf", log=type(error).__name__
-            ) from None
+        except Exception:  # cyvcf2 raises Exception itself
+            if not is_intact(self._vcf):
+                raise truncated() from None
+            raise HansaError(Reason.VCF_UNREADABLE, "The VCF's header is not valid.", field="vcf") from None
         try:
             while True:
                 try:

@@ -201,6 +201,7 @@ def possible_copies(world: World, alt: str, stratum: str, *, enough: int) -> set
     return found
 
 
+@pytest.mark.slow
 @given(worlds())
 def test_no_suppressed_figure_of_several_alleles_can_be_computed(world: World) -> None:
     answer = given_of(ask(world))

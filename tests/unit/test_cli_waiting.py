@@ -8,10 +8,10 @@ from hansa.cli.waiting import LiveBoard, PlainBoard, changes, shown_span
 from hansa.v1 import types_pb2
 
 NOW = datetime(2025, 11, 22, 16, 0, tzinfo=UTC)
-Run, Job = types_pb2.Run, types_pb2.Job
+Run, Job = types_pb2.Run, types_pb2.Job  # for their states
 
 
-def job(state: "types_pb2.Job.State.ValueType" = Job.PENDING, **runs: "types_pb2.Run.State.ValueType") -> Job:
+def job(state: "types_pb2.Job.State.ValueType" = Job.PENDING, **runs: "types_pb2.Run.State.ValueType") -> types_pb2.Job:
     made = Job(job_id="j", analysis="allele-frequency", state=state, waits_for="FI: runs")
     made.deadline.FromDatetime(NOW + timedelta(minutes=90))
     for node, at in runs.items():
@@ -65,9 +65,9 @@ def test_text_from_a_node_moves_no_terminal() -> None:
 
 
 def drawn(board: LiveBoard) -> str:
-    out = Console(file=io.StringIO(), width=100, color_system=None)
-    out.print(board)
-    return out.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+    shown = io.StringIO()
+    Console(file=shown, width=100, color_system=None).print(board)
+    return shown.getvalue()
 
 
 def test_the_live_view_has_a_line_per_country_and_says_what_it_waits_for() -> None:

@@ -102,7 +102,8 @@ def parse_job(payload: bytes) -> JobSpec:
         return JobSpec.model_validate(strict_json(payload))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "datasets"
+        # A key that nobody declared may be any text; it is shown as ASCII.
+        field = ascii(".".join(str(part) for part in first["loc"]))[1:-1][:100] or "datasets"
         raise HansaError(Reason.ENVELOPE_INVALID, f"{field}: {first['msg']}", field=field) from error
     except (ValueError, RecursionError) as error:
         raise HansaError(Reason.ENVELOPE_INVALID, "The job is not strict JSON.", field="payload") from error
@@ -140,12 +141,17 @@ def strict_json(data: bytes) -> Any:
 
     Raises:
         ValueError: not UTF-8 JSON, a key stands twice, a number is not finite,
-            or the nesting is deeper than 8.
+            a string is no text (half of a surrogate pair), or the nesting is
+            deeper than 8.
     """
     text = data.decode("utf-8")
     if _depth(text) > _MAX_DEPTH:
         raise ValueError("nested too deeply")
-    return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+    value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+    if "\\u" in text:
+        # What UTF-8 cannot write, no database or message could hold either.
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return value
 
 
 def _depth(text: str) -> int:

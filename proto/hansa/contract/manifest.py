@@ -19,7 +19,7 @@ from hansa.contract.ids import ANALYSIS_NAME, ANALYSIS_VERSION
 from hansa.contract.limits import MANIFEST_BYTES, MAX_VARIANTS
 from hansa.contract.variants import parse_region, parse_variants
 
-_NAME: Final = r"^[a-z][a-z0-9_]{0,31}$"
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 class _Strict(BaseModel):
@@ -108,8 +108,9 @@ class Limits(_Strict):
 class Manifest(_Strict):
     """An analysis as its bundle declares it."""
 
-    name: str = Field(pattern=ANALYSIS_NAME.pattern)
-    version: str = Field(pattern=ANALYSIS_VERSION.pattern)
+    # Anchored: pydantic searches, it does not match the whole.
+    name: str = Field(pattern=f"^(?:{ANALYSIS_NAME.pattern})$")
+    version: str = Field(pattern=f"^(?:{ANALYSIS_VERSION.pattern})$")
     title: str = Field(max_length=200)
     description: str = Field(default="", max_length=4000)
     snakefile: str = Field(default="Snakefile", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
@@ -123,7 +124,7 @@ class Manifest(_Strict):
     @model_validator(mode="after")
     def _names_are_plain(self) -> Manifest:
         for name in (*self.parameters, *self.summary.axes, *self.summary.arrays):
-            if not re.match(_NAME, name):
+            if not _NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is not a plain name")
         if {name for group in self.one_of for name in group} - set(self.parameters):
             raise ValueError("one_of names an undeclared parameter")
@@ -159,7 +160,7 @@ def check_parameters(manifest: Manifest, given: Mapping[str, str]) -> dict[str, 
             raise HansaError(
                 Reason.PARAMETER_UNKNOWN,
                 f"{manifest.name} has no parameter {name[:40]!a}; it has: {known}.",
-                field=name[:40],
+                field=ascii(name[:40])[1:-1],
             )
     for name, parameter in manifest.parameters.items():
         if parameter.required and name not in given:

@@ -69,7 +69,7 @@ def parse_summary(data: bytes, spec: SummarySpec, *, released_only: bool) -> Sum
         raw = strict_json(data)
         expected = {n: s for n, s in spec.arrays.items() if s.released or not released_only}
         _keys(raw, {"v", "axes", "notes", "arrays"}, "summary")
-        _need(raw["v"] == 1, "v")
+        _need(type(raw["v"]) is int and raw["v"] == 1, "v")
         axes = {name: _labels(raw["axes"], name, axis) for name, axis in spec.axes.items()}
         _keys(raw["axes"], set(spec.axes), "axes")
         _keys(raw["arrays"], set(expected), "arrays")
@@ -78,7 +78,8 @@ def parse_summary(data: bytes, spec: SummarySpec, *, released_only: bool) -> Sum
     except HansaError:
         raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _corrupt("summary", type(error).__name__) from error
+        # Without its cause: a traceback in a log must not quote the bytes either.
+        raise _corrupt("summary", type(error).__name__) from None
     return Summary(axes, arrays, notes)
 
 

@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,15 +40,12 @@ class Snapshot:
         """Return the first row and the one after the last of the variants at ``start`` to ``end``."""
         first, last = (int(row) for row in self._spans[chrom - 1])
         positions = self._positions[first:last]
-        return (
-            first + int(np.searchsorted(positions, start, "left")),
-            first + int(np.searchsorted(positions, end, "right")),
-        )
+        return first + _place(positions, start, "left"), first + _place(positions, end, "right")
 
     def rows_of_rs(self, number: int) -> list[int]:
         """Return the rows of the variants with the rs id of this number."""
         numbers = np.load(self.folder / "index.rs.npy", mmap_mode="r")
-        first, last = (int(np.searchsorted(numbers, number, side)) for side in ("left", "right"))
+        first, last = _place(numbers, number, "left"), _place(numbers, number, "right")
         return [int(row) for row in np.load(self.folder / "index.rs_row.npy", mmap_mode="r")[first:last]]
 
     def rows_beside(self, row: int) -> range:
@@ -95,6 +93,13 @@ class Snapshot:
             for row, out in zip(rows.tolist(), found, strict=True):
                 count(row, out)
         return found.astype(np.int64)
+
+
+def _place(ascending: npt.NDArray[np.unsignedinteger[Any]], value: int, side: Literal["left", "right"]) -> int:
+    """Return where ``value`` belongs among ``ascending``."""
+    # A value of another type would make numpy read and convert all of a mapped array.
+    limit = int(np.iinfo(ascending.dtype).max)
+    return int(np.searchsorted(ascending, ascending.dtype.type(min(value, limit)), side))
 
 
 def asked_rows(snapshot: Snapshot, parameters: Mapping[str, str]) -> Rows:

@@ -1,0 +1,199 @@
+"""Frames of a node's session, to and from the wire. What cannot be read is refused here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from coordinator.api.messages import timestamp
+from coordinator.domain import frames as plain
+from hansa.contract.envelope import Signed
+from hansa.contract.errors import HansaError, Reason
+from hansa.contract.limits import HEARTBEAT
+from hansa.contract.outbox import Head
+from hansa.contract.states import RunState
+from hansa.v1 import node_service_pb2 as wire
+from hansa.v1 import types_pb2
+
+_HASH_BYTES: Final = 32
+
+
+async def read_frames(messages: AsyncIterator[wire.NodeFrame]) -> AsyncIterator[plain.NodeFrame]:
+    """Yield the frames in ``messages``.
+
+    Raises:
+        HansaError: ``PROTOCOL_VIOLATION``; a frame without content, a hash
+            that is none, or an event that cannot be read.
+    """
+    async for message in messages:
+        yield node_frame(message)
+
+
+def node_frame(message: wire.NodeFrame) -> plain.NodeFrame:
+    """Return what the node sent.
+
+    Raises:
+        HansaError: ``PROTOCOL_VIOLATION``.
+    """
+    match message.WhichOneof("frame"):
+        case "hello":
+            return _hello(message.hello)
+        case "head_proof":
+            return _head_proof(message.head_proof)
+        case "event":
+            return _event(message.event)
+        case "command_ack":
+            return plain.CommandAck(message.command_ack.epoch, message.command_ack.upto_seq)
+        case "heartbeat":
+            return plain.Heartbeat(message.heartbeat.epoch, message.heartbeat.monotonic_ms)
+        case _:
+            raise _violation("frame")
+
+
+def _hello(hello: wire.Hello) -> plain.Hello:
+    return plain.Hello(
+        protocol=hello.protocol,
+        instance_id=hello.instance_id,
+        store_uuid=hello.store_uuid,
+        generation=hello.generation,
+    )
+
+
+def _head_proof(proof: wire.HeadProof) -> plain.HeadProof:
+    return plain.HeadProof(
+        epoch=proof.epoch,
+        nonce=proof.nonce,
+        event_head=_head(proof.event_head),
+        hash_at_event_cursor=proof.hash_at_event_cursor,
+        command_cursor=_head(proof.command_cursor),
+    )
+
+
+def _head(head: wire.Head) -> Head:
+    if head.seq == 0 and not head.hash:
+        return Head()
+    if len(head.hash) != _HASH_BYTES:
+        raise _violation("hash")
+    return Head(head.seq, head.hash)
+
+
+def _event(event: wire.Event) -> plain.Event:
+    return plain.Event(
+        epoch=event.epoch,
+        seq=event.seq,
+        prev_hash=event.prev_hash,
+        body=event.body,
+        effect=_effect(event.body),
+    )
+
+
+def _effect(body: bytes) -> plain.Effect:
+    try:
+        parsed = wire.EventBody.FromString(body)
+    except DecodeError as error:
+        raise _violation("body") from error
+    match parsed.WhichOneof("body"):
+        case "run_reported":
+            return _run_reported(parsed.run_reported)
+        case "summary_released":
+            released = parsed.summary_released
+            return plain.SummaryReleased(
+                run_id=released.run_id, attempt=released.attempt, digest=released.summary_digest
+            )
+        case "inventory_reported":
+            return plain.InventoryReported(tuple(_offered(d) for d in parsed.inventory_reported.datasets))
+        case _:
+            raise _violation("body")
+
+
+def _run_reported(report: wire.RunReported) -> plain.RunReported:
+    try:
+        state = RunState(types_pb2.Run.State.Name(report.state))
+    except ValueError as error:
+        raise _violation("state") from error
+    return plain.RunReported(
+        run_id=report.run_id,
+        attempt=report.attempt,
+        execution=report.execution,
+        state=state,
+        reason=report.reason,
+        incident=report.incident,
+    )
+
+
+def _offered(dataset: types_pb2.Dataset) -> plain.Offered:
+    return plain.Offered(
+        dataset_id=dataset.dataset_id, node=dataset.node, build=dataset.build, snapshot=dataset.snapshot
+    )
+
+
+def _violation(field: str) -> HansaError:
+    return HansaError(Reason.PROTOCOL_VIOLATION, "The frame cannot be read.", field=field)
+
+
+def coordinator_frame(frame: plain.CoordinatorFrame) -> wire.CoordinatorFrame:
+    """Return the message for the node."""
+    match frame:
+        case plain.Welcome():
+            return wire.CoordinatorFrame(welcome=_welcome(frame))
+        case plain.CommandFrame(epoch, seq, prev_hash, body):
+            command = wire.Command(epoch=epoch, seq=seq, prev_hash=prev_hash, body=body)
+            return wire.CoordinatorFrame(command=command)
+        case plain.EventAck(epoch, upto_seq):
+            return wire.CoordinatorFrame(event_ack=wire.EventAck(epoch=epoch, upto_seq=upto_seq))
+        case plain.HeartbeatReply(monotonic_ms, wall):
+            reply = wire.HeartbeatReply(echo_monotonic_ms=monotonic_ms, wall=timestamp(wall))
+            return wire.CoordinatorFrame(heartbeat_reply=reply)
+        case plain.Fenced(by_epoch, reason):
+            return wire.CoordinatorFrame(fenced=wire.Fenced(by_epoch=by_epoch, reason=reason))
+
+
+def _welcome(welcome: plain.Welcome) -> wire.Welcome:
+    return wire.Welcome(
+        epoch=welcome.epoch,
+        nonce=welcome.nonce,
+        store_uuid=welcome.store_uuid,
+        generation=welcome.generation,
+        event_cursor=wire.Head(seq=welcome.event_cursor.seq, hash=welcome.event_cursor.hash),
+        command_head=wire.Head(seq=welcome.command_head.seq, hash=welcome.command_head.hash),
+        heartbeat_seconds=int(HEARTBEAT.total_seconds()),
+    )
+
+
+def command_bytes(command: plain.CommandBody, issued_at: datetime) -> bytes:
+    """Return a command as it is stored, hashed and sent."""
+    body = wire.CommandBody(issued_at=timestamp(issued_at))
+    match command:
+        case plain.Offer():
+            offer = wire.Offer(
+                run_id=command.run_id,
+                job_id=command.job_id,
+                round=command.round,
+                attempt=command.attempt,
+                job=envelope_message(command.job),
+            )
+            body.offer.CopyFrom(offer)
+        case plain.Cancel(run_id, attempt):
+            body.cancel.CopyFrom(wire.Cancel(run_id=run_id, attempt=attempt))
+    return body.SerializeToString(deterministic=True)
+
+
+def envelope_message(signed: Signed) -> types_pb2.Envelope:
+    """Return a signed payload as an envelope with its one signature."""
+    signature = types_pb2.Signature(key_id=signed.key_id, signature=signed.signature)
+    return types_pb2.Envelope(payload_type=signed.payload_type, payload=signed.payload, signatures=[signature])
+
+
+def signed_of(envelope: types_pb2.Envelope) -> Signed:
+    """Return what an envelope with exactly one signature holds.
+
+    Raises:
+        HansaError: ``ENVELOPE_INVALID``.
+    """
+    if len(envelope.signatures) != 1:
+        raise HansaError(Reason.ENVELOPE_INVALID, "A job has exactly one signature.", field="signatures")
+    signature = envelope.signatures[0]
+    return Signed(envelope.payload_type, envelope.payload, signature.key_id, signature.signature)

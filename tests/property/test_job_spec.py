@@ -1,0 +1,168 @@
+"""The signed job: read as it was written, or refused."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hansa.contract.errors import HansaError, Reason
+from hansa.contract.ids import ANALYSIS_NAME, ANALYSIS_VERSION, DATASET_ID, NODE_ID, PERSON_NAME
+from hansa.contract.job import AnalysisRef, DatasetRef, JobSpec, check_quorum, check_window, parse_job, strict_json
+from hansa.contract.limits import CLOCK_TOLERANCE, JOB_BYTES, MAX_DEADLINE
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+digests = st.from_regex(r"\Asha256:[0-9a-f]{64}\Z")
+moments = st.integers(-(10**9), 10**9).map(lambda seconds: NOW + timedelta(seconds=seconds))
+
+
+def like(pattern: str) -> st.SearchStrategy[str]:
+    return st.from_regex(rf"\A(?:{pattern})\Z")
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> JobSpec:
+    nodes = draw(st.lists(like(NODE_ID.pattern), min_size=1, max_size=4, unique=True))
+    return JobSpec(
+        job_id=str(draw(st.uuids())),
+        nonce=draw(like("[0-9a-f]{32}")),
+        submitter=draw(like(PERSON_NAME.pattern)),
+        analysis=AnalysisRef(
+            name=draw(like(ANALYSIS_NAME.pattern)),
+            version=draw(like(ANALYSIS_VERSION.pattern)),
+            digest=draw(digests),
+        ),
+        parameters=draw(st.dictionaries(st.text(max_size=32), st.text(max_size=50), max_size=3)),
+        datasets=tuple(
+            DatasetRef(node=node, dataset=draw(like(DATASET_ID.pattern)), snapshot=draw(digests)) for node in nodes
+        ),
+        quorum=draw(st.integers(1, 5)),
+        not_before=draw(moments),
+        not_after=draw(moments),
+    )
+
+
+def spec(**changes: Any) -> dict[str, Any]:
+    value = {
+        "v": 1,
+        "job_id": "0192f0c1-0000-7000-8000-000000000000",
+        "nonce": "0" * 32,
+        "submitter": "ana",
+        "analysis": {"name": "allele-frequency", "version": "1.0", "digest": "sha256:" + "0" * 64},
+        "parameters": {"variants": "rs7"},
+        "datasets": [{"node": "FI", "dataset": "FI-lct", "snapshot": "sha256:" + "1" * 64}],
+        "quorum": 1,
+        "not_before": NOW.isoformat(),
+        "not_after": (NOW + timedelta(hours=1)).isoformat(),
+    }
+    return {**value, **changes}
+
+
+def refusal(payload: bytes) -> HansaError:
+    with pytest.raises(HansaError) as caught:
+        parse_job(payload)
+    assert caught.value.reason is Reason.ENVELOPE_INVALID
+    # It is put into a message on the wire.
+    assert f"{caught.value.public} {caught.value.field}".encode("ascii")
+    return caught.value
+
+
+@given(specs())
+def test_a_job_is_read_as_it_was_written(job: JobSpec) -> None:
+    assert parse_job(job.to_bytes()) == job
+    assert parse_job(job.to_bytes()).to_bytes() == job.to_bytes()
+
+
+def test_the_example_is_valid() -> None:
+    assert parse_job(json.dumps(spec()).encode()).nodes == ("FI",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"extra": 1}, "extra"),
+        ({"\ud800": 1}, ""),
+        ({"v": 2}, "v"),
+        ({"job_id": "x"}, "job_id"),
+        ({"job_id": spec()["job_id"] + "\n"}, "job_id"),
+        ({"submitter": "../ana"}, "submitter"),
+        ({"quorum": 0}, "quorum"),
+        ({"quorum": True}, "quorum"),
+        ({"quorum": "1"}, "quorum"),
+        ({"datasets": []}, "datasets"),
+        ({"datasets": spec()["datasets"] * 2}, "datasets"),
+        ({"not_after": "2026-03-01T12:00:00"}, "not_after"),
+        ({"not_after": None}, "not_after"),
+        ({"parameters": {"a": 1}}, "parameters"),
+        ({"parameters": {"\ud800": "a"}}, "payload"),
+        ({"parameters": {"a": "\ud800"}}, "payload"),
+        ({"parameters": {"\x1b[2J": 1}}, "parameters"),
+        ({"analysis": {**spec()["analysis"], "digest": "md5:0"}}, "analysis.digest"),
+    ],
+)
+def test_a_departure_is_refused_by_the_name_of_its_field(changes: dict[str, Any], field: str) -> None:
+    assert refusal(json.dumps(spec(**changes)).encode()).field.startswith(field)
+
+
+@given(st.data())
+def test_a_missing_field_is_refused(data: st.DataObject) -> None:
+    value = spec()
+    del value[data.draw(st.sampled_from(sorted(set(value) - {"v"})))]
+    refusal(json.dumps(value).encode())
+
+
+def test_a_key_that_stands_twice_is_refused() -> None:
+    text = json.dumps(spec())
+    refusal(text.replace('"quorum": 1', '"quorum": 1, "quorum": 2').encode())
+    refusal(text.replace('"node": "FI"', '"node": "FI", "node": "GB"').encode())
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_refused_in_ascii(data: bytes) -> None:
+    refusal(data)
+
+
+@pytest.mark.parametrize(
+    "payload", [b"[" * 60_000, b'{"a":' * 9 + b"1" + b"}" * 9, b"9" * 5000, b" " * (JOB_BYTES + 1)]
+)
+def test_bombs_are_refused(payload: bytes) -> None:
+    refusal(payload)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3)))
+def test_strict_json_reads_what_json_writes(value: Any) -> None:
+    text = json.dumps(value)
+    try:
+        assert strict_json(text.encode()) == value
+    except ValueError:
+        assert text.count("[") + text.count("{") > 8
+
+
+@given(moments, moments)
+def test_a_job_is_valid_only_before_its_deadline(not_before: datetime, not_after: datetime) -> None:
+    job = parse_job(json.dumps(spec(not_before=not_before.isoformat(), not_after=not_after.isoformat())).encode())
+    fits = NOW < not_after <= NOW + MAX_DEADLINE and not_before <= NOW + CLOCK_TOLERANCE
+    try:
+        check_window(job, NOW)
+    except HansaError as error:
+        assert (error.reason, fits) == (Reason.DEADLINE_INVALID, False)  # noqa: PT017
+    else:
+        assert fits
+
+
+def test_a_quorum_above_the_number_of_nodes_is_refused() -> None:
+    check_quorum(parse_job(json.dumps(spec()).encode()))
+    with pytest.raises(HansaError) as caught:
+        check_quorum(parse_job(json.dumps(spec(quorum=2)).encode()))
+    assert caught.value.reason is Reason.QUORUM_INVALID
+
+
+def test_a_job_names_its_dataset_at_each_node() -> None:
+    job = parse_job(json.dumps(spec()).encode())
+    assert job.dataset_at("FI").dataset == "FI-lct"
+    with pytest.raises(KeyError):
+        job.dataset_at("GB")

@@ -1,0 +1,223 @@
+"""A double of the coordinator's listener for people: TLS and tokens are real, the rest is a script.
+
+It stands in for the coordinator where a test needs what the real one cannot be
+made to do on command: streams that break, jobs that end in a given way, absurd
+answers. Tokens, envelopes and error statuses go through the coordinator's own
+code, so that the double is not more forgiving than the real one.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from coordinator.api.errors import fail
+from coordinator.api.tokens import claimed_name, verify_token
+from coordinator.ca.files import create_keys, load_keys
+from hansa.contract import envelope
+from hansa.contract.errors import HansaError, Reason
+from hansa.contract.job import JobSpec, parse_job
+from hansa.runtime.channels import SERVER_OPTIONS
+from hansa.sdk.keys import create_key
+from hansa.sdk.profile import Profile
+from hansa.v1 import (
+    catalogue_service_pb2 as catalogue,
+)
+from hansa.v1 import (
+    catalogue_service_pb2_grpc,
+    job_service_pb2,
+    job_service_pb2_grpc,
+    types_pb2,
+)
+from tests.support.catalogue_answers import ANALYSIS, dataset
+
+JOB, RUN = types_pb2.Job, types_pb2.Run
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass
+class Script:
+    """What the double answers, and what it was asked.
+
+    ``watched`` is what each ``WatchJob`` call sends, one list per call, the
+    last for all later ones; a call whose list ends without the job's end
+    breaks its stream. ``None`` in a list waits for the caller to go away.
+    """
+
+    person_key: Ed25519PublicKey
+    datasets: list[types_pb2.Dataset] = field(
+        default_factory=lambda: [dataset("GB-lct", "GB"), dataset("FI-lct", "FI"), dataset("ES-lct", "ES", "GRCh38")]
+    )
+    page: int = 1
+    result: bytes = b""
+    watched: list[list[types_pb2.Job | None]] = field(default_factory=list)
+    lose_submissions: int = 0
+    jobs: dict[str, types_pb2.Job] = field(default_factory=dict)
+    specs: list[JobSpec] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
+    watch_calls: int = 0
+
+    def job(self, state: types_pb2.Job.State.ValueType, **runs: types_pb2.Run.State.ValueType) -> types_pb2.Job:
+        """Return a job in ``state`` with a run per node."""
+        made = JOB(job_id="019aa0de-0000-7000-8000-000000000001", analysis="allele-frequency@1.0", state=state)
+        made.deadline.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
+        for node, at in runs.items():
+            made.runs.add(node=node, state=at)
+        return made
+
+
+@asynccontextmanager
+async def coordinator_double(folder: Path) -> AsyncIterator[tuple[Script, Path]]:
+    """Yield the script of a double that serves, and the path of its researcher's profile."""
+    key = create_key(folder / "ada")
+    script = Script(key)
+    names = ["127.0.0.1"]
+    now = datetime.now(UTC)
+    authority = create_keys(folder / "ca", "demo", names=names, now=now)
+    keys = load_keys(folder / "ca", names=names, now=now)
+    (folder / "server-ca.pem").write_bytes(authority.certificate_pem)
+    server = grpc.aio.server(options=list(SERVER_OPTIONS))
+    job_service_pb2_grpc.add_JobServiceServicer_to_server(Jobs(script), server)
+    catalogue_service_pb2_grpc.add_CatalogueServiceServicer_to_server(Catalogue(script), server)
+    credentials = grpc.ssl_server_credentials([(keys.server_key_pem, keys.server_chain_pem)])
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    await server.start()
+    try:
+        yield script, write_profile(folder, port)
+    finally:
+        await server.stop(None)
+
+
+def write_profile(folder: Path, port: int) -> Path:
+    """Write the profile of ada, whose key and CA are in ``folder``."""
+    profile = Profile(
+        federation="demo",
+        endpoint=f"127.0.0.1:{port}",
+        ca_file=Path("server-ca.pem"),
+        person="ada",
+        key_file=Path("ada"),
+    )
+    (folder / "profile.toml").write_text(profile.to_toml())
+    return folder / "profile.toml"
+
+
+def closed_port() -> int:
+    """Return a port of loopback on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+class _Double:
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    async def check(self, context: Context) -> None:
+        """Let the caller in as the coordinator would."""
+        metadata = dict(context.invocation_metadata() or ())
+        token = str(metadata.get("authorization", "")).removeprefix("Bearer ")
+        try:
+            name = claimed_name(token)
+            verify_token(token, name=name, key=self.script.person_key, federation="demo", now=datetime.now(UTC))
+            if token in self.script.tokens:
+                raise HansaError(Reason.UNAUTHENTICATED, "a token was used twice")
+        except HansaError as error:
+            await fail(context, error, method="double", caller="")
+        self.script.tokens.append(token)
+
+
+class Catalogue(_Double, catalogue_service_pb2_grpc.CatalogueServiceServicer):
+    """Answers in pages of ``script.page``."""
+
+    async def GetAnalysis(  # type: ignore[override]  # noqa: N802 - name fixed by the proto
+        self, request: catalogue.GetAnalysisRequest, context: Context
+    ) -> catalogue.GetAnalysisResponse:
+        await self.check(context)
+        if request.name != ANALYSIS.name or request.version not in {"", ANALYSIS.version}:
+            await fail(context, HansaError(Reason.ANALYSIS_UNKNOWN, field="analysis"), method="double", caller="")
+        return catalogue.GetAnalysisResponse(analysis=ANALYSIS)
+
+    async def ListDatasets(  # type: ignore[override]  # noqa: N802
+        self, request: catalogue.ListDatasetsRequest, context: Context
+    ) -> catalogue.ListDatasetsResponse:
+        await self.check(context)
+        start = int(request.page_token or 0)
+        end = start + self.script.page
+        more = str(end) if end < len(self.script.datasets) else ""
+        return catalogue.ListDatasetsResponse(datasets=self.script.datasets[start:end], next_page_token=more)
+
+    async def ListAnalyses(self, request: Any, context: Context) -> catalogue.ListAnalysesResponse:  # type: ignore[override]  # noqa: N802
+        await self.check(context)
+        return catalogue.ListAnalysesResponse(analyses=[ANALYSIS])
+
+    async def ListNodes(self, request: Any, context: Context) -> catalogue.ListNodesResponse:  # type: ignore[override]  # noqa: N802
+        await self.check(context)
+        node = types_pb2.Node(node="FI", state=types_pb2.Node.ACTIVE, connected=True, reason="\x1b[2J")
+        return catalogue.ListNodesResponse(nodes=[node])
+
+
+class Jobs(_Double, job_service_pb2_grpc.JobServiceServicer):
+    """Stores what is submitted; watches and results are scripted."""
+
+    async def SubmitJob(  # type: ignore[override]  # noqa: N802
+        self, request: job_service_pb2.SubmitJobRequest, context: Context
+    ) -> job_service_pb2.SubmitJobResponse:
+        await self.check(context)
+        (signature,) = request.job.signatures
+        signed = envelope.Signed(request.job.payload_type, request.job.payload, signature.key_id, signature.signature)
+        envelope.verify(signed, payload_type=envelope.JOB_TYPE, key=self.script.person_key)
+        spec = parse_job(request.job.payload)
+        self.script.specs.append(spec)
+        self.script.jobs.setdefault(spec.job_id, JOB(job_id=spec.job_id, state=JOB.PENDING, quorum=spec.quorum))
+        if self.script.lose_submissions:
+            self.script.lose_submissions -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the answer got lost")
+        return job_service_pb2.SubmitJobResponse(job=self.script.jobs[spec.job_id])
+
+    async def WatchJob(  # type: ignore[override]  # noqa: N802
+        self, request: job_service_pb2.WatchJobRequest, context: Context
+    ) -> AsyncIterator[job_service_pb2.WatchJobResponse]:
+        await self.check(context)
+        lists = self.script.watched
+        if not lists:
+            await fail(context, HansaError(Reason.JOB_UNKNOWN), method="double", caller="")
+        number = min(self.script.watch_calls, len(lists) - 1)
+        self.script.watch_calls += 1
+        for job in lists[number]:
+            if job is None:
+                await _until_gone(context)
+            else:
+                yield job_service_pb2.WatchJobResponse(job=job)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "the stream broke")
+
+    async def GetJob(  # type: ignore[override]  # noqa: N802
+        self, request: job_service_pb2.GetJobRequest, context: Context
+    ) -> job_service_pb2.GetJobResponse:
+        await self.check(context)
+        if request.job_id not in self.script.jobs:
+            await fail(context, HansaError(Reason.JOB_UNKNOWN), method="double", caller="")
+        return job_service_pb2.GetJobResponse(job=self.script.jobs[request.job_id])
+
+    async def GetResult(self, request: Any, context: Context) -> job_service_pb2.GetResultResponse:  # type: ignore[override]  # noqa: N802
+        await self.check(context)
+        if not self.script.result:
+            await fail(context, HansaError(Reason.JOB_NOT_ENDED), method="double", caller="")
+        return job_service_pb2.GetResultResponse(job=JOB(waits_for="why it ended"), result=self.script.result)
+
+
+async def _until_gone(context: Context) -> None:
+    import asyncio
+
+    gone = asyncio.Event()
+    done: Callable[[Any], None] = lambda _: gone.set()  # noqa: E731
+    context.add_done_callback(done)
+    await gone.wait()

@@ -1,0 +1,204 @@
+"""A coordinator's store with people, nodes, datasets and an analysis, for tests of jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from sqlalchemy.orm import Session
+
+from coordinator.api.frames import command_bytes
+from coordinator.domain.membership import NodeEvent
+from coordinator.domain.records import JobRecord
+from coordinator.services.catalogue import make_analysis, publish_analysis
+from coordinator.services.collection import Announced, Upload, collect
+from coordinator.services.desk import Desk
+from coordinator.services.jobs import Asker
+from coordinator.services.nodes import Act
+from coordinator.services.people import add_person, make_person
+from coordinator.services.submission import submit_job
+from coordinator.store.catalogue import Dataset, DatasetRepository
+from coordinator.store.database import Database
+from coordinator.store.federation import create_federation
+from coordinator.store.jobs import JobRepository
+from coordinator.store.nodes import NodeRepository
+from coordinator.store.schema import migrate
+from hansa.contract import envelope
+from hansa.contract.digests import digest
+from hansa.contract.envelope import Signed
+from hansa.contract.ids import NodeId, run_id
+
+START = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
+NODES = ("FI", "ES", "IT")
+VARIANT = "15:28120472:A:G"
+MANIFEST = {
+    "name": "allele-frequency",
+    "version": "1.0",
+    "title": "Allele frequency",
+    "parameters": {
+        "variants": {"type": "variants"},
+        "region": {"type": "region"},
+        "stratify": {"type": "choice", "choices": ["sex"]},
+    },
+    "one_of": [["variants", "region"]],
+    "summary": {
+        "axes": {
+            "variant": {"labels": "variant"},
+            "stratum": {"labels": "choice", "choices": ["all", "female", "male", "unknown"]},
+        },
+        "arrays": {
+            name: {"dtype": "int64", "axes": ["variant", "stratum"], "merge": "sum", "released": released}
+            for name, released in (
+                ("people", True),
+                ("an", True),
+                ("ac", True),
+                ("carriers", False),
+                ("others", False),
+            )
+        },
+    },
+    "disclosure": "allele-counts",
+}
+BUNDLE_DIGEST = digest(b"bundle")
+
+
+class ManualClock:
+    """A clock that moves only when it is told to."""
+
+    def __init__(self, now: datetime = START) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, by: timedelta) -> None:
+        self.now += by
+
+
+def snapshot(node: str) -> str:
+    return digest(f"snapshot of {node}".encode())
+
+
+@dataclass
+class JobWorld:
+    """The parts that tests of jobs use; ``ada`` and ``bob`` are researchers."""
+
+    database: Database
+    clock: ManualClock
+    keys: Mapping[str, Ed25519PrivateKey]
+    desk: Desk = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.desk = Desk(self.database, self.clock, command_bytes)
+
+    def spec(self, **changes: object) -> dict[str, object]:
+        """Return a good request; ``changes`` replace fields."""
+        return {
+            "v": 1,
+            "job_id": str(uuid.uuid4()),
+            "nonce": uuid.uuid4().hex,
+            "submitter": "ada",
+            "analysis": {"name": "allele-frequency", "version": "1.0", "digest": BUNDLE_DIGEST},
+            "parameters": {"variants": VARIANT},
+            "datasets": [{"node": n, "dataset": f"{n}-aisnp", "snapshot": snapshot(n)} for n in NODES],
+            "quorum": 3,
+            "not_before": self.clock().isoformat(),
+            "not_after": (self.clock() + timedelta(minutes=30)).isoformat(),
+            **changes,
+        }
+
+    def signed(self, *, signer: str = "ada", **changes: object) -> Signed:
+        payload = json.dumps(self.spec(**changes)).encode()
+        return envelope.sign(envelope.JOB_TYPE, payload, key_id=signer, key=self.keys[signer])
+
+    async def submit(self, signed: Signed | None = None, *, caller: str = "ada", **changes: object) -> JobRecord:
+        turn, sent = self.desk.turn(), signed or self.signed(**changes)
+        return await self.desk.commit(lambda session: submit_job(session, signed=sent, caller=caller, turn=turn))
+
+    async def job(self, job_id: str) -> JobRecord:
+        return await self.desk.read(lambda session: JobRepository(session).get(job_id))
+
+    async def upload(self, node: str, job: JobRecord, content: bytes, *, attempt: int = 1) -> None:
+        announced = Announced(
+            node=node,
+            run_id=run_id(job.job_id, node, 1),
+            attempt=attempt,
+            digest=hashlib.sha256(content).digest(),
+            size=len(content),
+        )
+        upload = Upload(announced)
+        upload.add(content)
+        await collect(self.desk, upload)
+
+
+ADA = Asker("ada", is_operator=False)
+BOB = Asker("bob", is_operator=False)
+OPERATOR = Asker("olga", is_operator=True)
+
+
+def make_world(database: Database, nodes: Sequence[str] = NODES) -> JobWorld:
+    """Return a world in an empty database."""
+    clock = ManualClock()
+    keys = {name: Ed25519PrivateKey.generate() for name in ("ada", "bob", "olga")}
+    migrate(database)
+    database.run_sync(lambda session: _furnish(session, keys, nodes, clock()))
+    return JobWorld(database, clock, keys)
+
+
+def _furnish(session: Session, keys: Mapping[str, Ed25519PrivateKey], nodes: Sequence[str], now: datetime) -> None:
+    create_federation(session, name="demo", store_uuid=str(uuid.uuid4()))
+    for name, key in keys.items():
+        pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        role = "operator" if name == "olga" else "researcher"
+        add_person(session, make_person(name, role, pem), actor="test", now=now)
+    for node in nodes:
+        add_node(session, node)
+        DatasetRepository(session).replace(node, [Dataset(f"{node}-aisnp", node, "GRCh37", snapshot(node))])
+    analysis = make_analysis(json.dumps(MANIFEST).encode(), BUNDLE_DIGEST)
+    publish_analysis(session, analysis, Act("olga", now))
+
+
+def add_node(session: Session, node: str) -> None:
+    """Make ``node`` an active node."""
+    repository = NodeRepository(session)
+    repository.add(NodeId(node))
+    repository.apply(node, NodeEvent.REDEEM)
+    repository.apply(node, NodeEvent.CONFIRM)
+
+
+def released(people: int | None = 99, an: int | None = 198, ac: int | None = 40) -> bytes:
+    """Return a released summary of the one variant; with None it says nothing at all."""
+    labels = [VARIANT] if an is not None else []
+    values = {"people": people, "an": an, "ac": ac}
+    value = {
+        "v": 1,
+        "axes": {"variant": labels, "stratum": ["all"]},
+        "notes": {},
+        "arrays": {
+            name: {
+                "dtype": "int64",
+                "axes": ["variant", "stratum"],
+                "merge": "sum",
+                "values": [figure] if labels else [],
+            }
+            for name, figure in values.items()
+        },
+    }
+    return json.dumps(value).encode()
+
+
+@contextmanager
+def open_world(url: str, nodes: Sequence[str] = NODES) -> Iterator[JobWorld]:
+    """Hand out a world in the empty database at ``url``, and close it."""
+    database = Database.open(url)
+    try:
+        yield make_world(database, nodes)
+    finally:
+        database.close()

@@ -1,0 +1,27 @@
+import pytest
+
+from hansa.cli import failures
+from hansa.contract.errors import HansaError, Reason
+from hansa.contract.states import JOB_TERMINAL, JobState
+
+
+@pytest.mark.parametrize("state", sorted(JOB_TERMINAL))
+def test_every_end_of_a_job_has_its_exit_code(state: JobState) -> None:
+    expected = {JobState.COMPLETED: 0, JobState.EXPIRED: 4}.get(state, 1)
+    assert failures.of_job(state.value) == expected
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_an_error_is_wrong_usage_before_any_contact_and_a_refusal_after(reason: Reason) -> None:
+    error = HansaError(reason)
+    unreachable = reason is Reason.COORDINATOR_UNREACHABLE
+    assert failures.of_error(error, contacted=False) == (3 if unreachable else 2)
+    assert failures.of_error(error, contacted=True) == (3 if unreachable else 1)
+
+
+def test_a_fault_of_ours_is_one_line_without_its_details(capsys: pytest.CaptureFixture[str]) -> None:
+    assert failures.report(ValueError("sample HG00096"), contacted=True, as_json=False) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: INTERNAL: ")
+    assert len(err.splitlines()) == 1
+    assert "HG00096" not in err
