@@ -15,7 +15,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 FEDERATION := $(BIN)/python -m deploy.local.federation
-SUITES := tests/unit tests/property tests/contract tests/architecture
+SUITES := $(wildcard tests/unit tests/property tests/contract tests/architecture)
 SOURCES := proto coordinator node_agent tests deploy
 
 export PYTHON

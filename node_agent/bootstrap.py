@@ -6,7 +6,7 @@ import asyncio
 import random
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -21,7 +21,7 @@ from node_agent.airlock.gate import Airlock, Gate
 from node_agent.catalogue import analysis_folders, installed_analyses
 from node_agent.config import AgentConfig, StateFolder, load_config, lock_state_folder, short_path
 from node_agent.datasets import Datasets
-from node_agent.execution.broker import EmbeddedBroker
+from node_agent.execution.broker import EmbeddedBroker, broker_url
 from node_agent.execution.celery_app import enqueue_run, make_app
 from node_agent.executions import Executions
 from node_agent.link.commands import Commands
@@ -65,16 +65,13 @@ def serve(state: StateFolder) -> int:
 async def _serve(state: StateFolder, config: AgentConfig, policy: PolicyBook, database: Database) -> None:
     stop = stop_on_signals()
     await database.run(lambda session: found_store(session, str(uuid4())))
-    broker = EmbeddedBroker(state.broker) if config.broker_url is None else None
-    if broker is not None:
-        await broker.start()
-    try:
-        url = config.broker_url if broker is None else broker.url
-        agent = Agent(state, config, policy, database, partial(enqueue_run, make_app(url)))
-        await agent.run(stop)
-    finally:
-        if broker is not None:
-            await broker.stop()
+    async with AsyncExitStack() as stack:
+        if config.broker_url is None:
+            broker = EmbeddedBroker(state.broker)
+            await broker.start()
+            stack.push_async_callback(broker.stop)
+        app = make_app(broker_url(state.path, config.broker_url))
+        await Agent(state, config, policy, database, partial(enqueue_run, app)).run(stop)
     _log.info("agent_stopped")
 
 

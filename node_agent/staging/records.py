@@ -74,7 +74,7 @@ class VcfRecords:
             HansaError: ``VCF_*``; the first thing that is wrong with the file.
         """
         # htslib writes what it reads to stderr.
-        pass
+        set_htslib_log_level(_SILENT)
         try:
             for record in self._raw():
                 self._number += 1

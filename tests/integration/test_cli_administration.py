@@ -1,11 +1,19 @@
 """The operator's commands as processes against a real coordinator."""
 
 import json
+import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from hansa.contract.enrolment import parse_token
+from hansa.v1.enrolment_service_pb2 import EnrolRequest
+from hansa.v1.enrolment_service_pb2_grpc import EnrolmentServiceStub
 from tests.support.catalogue_answers import MANIFEST
 from tests.support.coordinator_process import profile_of, serving_coordinator
 from tests.support.hansa_command import hansa
@@ -64,3 +72,49 @@ async def test_a_node_is_invited_with_a_token_alone_on_stdout(operator: Path) ->
     assert (early.code, early.reason) == (1, "NODE_STATE_CONFLICT")
     wrong = await hansa("admin", "node", "invite", "not a name", profile=operator)
     assert (wrong.code, wrong.reason) == (1, "NODE_INVALID")
+
+
+async def enrol(token: str, operator: Path) -> str:
+    """Enrol with a new key as a node does; return the key's fingerprint."""
+    invitation = parse_token(token)
+    key = ec.generate_private_key(ec.SECP256R1())
+    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    ca_file = tomllib.loads(operator.read_text())["ca_file"]
+    credentials = grpc.ssl_channel_credentials(Path(ca_file).read_bytes())
+    async with grpc.aio.secure_channel(invitation.endpoint, credentials) as channel:
+        pem = csr.public_bytes(serialization.Encoding.PEM).decode()
+        answer = await EnrolmentServiceStub(channel).Enrol(EnrolRequest(token_secret=invitation.secret, csr_pem=pem))
+    return answer.key_fingerprint
+
+
+async def test_a_node_is_admitted_only_with_the_fingerprint_of_its_key(operator: Path) -> None:
+    invited = await hansa("admin", "node", "invite", "FI", profile=operator)
+    fingerprint = await enrol(invited.out, operator)
+    confirm = ("admin", "node", "confirm", "FI", "--output", "json")
+
+    for typed in ("", "no\n", "y\n"):
+        asked = await hansa(*confirm, profile=operator, typed=typed)
+        assert asked.code == 1
+        assert fingerprint in asked.err
+    wrong = await hansa(*confirm, "--fingerprint", f"sha256:{'0' * 64}", profile=operator)
+    assert (wrong.code, json.loads(wrong.err)["error"]["reason"]) == (1, "FINGERPRINT_MISMATCH")
+    assert "PENDING_CONFIRMATION" in (await hansa("admin", "node", "list", profile=operator)).out
+
+    confirmed = await hansa(*confirm, profile=operator, typed="yes\n")
+    assert (confirmed.code, confirmed.document["state"]) == (0, "ACTIVE")
+
+
+async def test_a_node_is_suspended_resumed_and_revoked(operator: Path) -> None:
+    invited = await hansa("admin", "node", "invite", "FI", profile=operator)
+    fingerprint = await enrol(invited.out, operator)
+    steps = [
+        (("confirm", "FI", "--fingerprint", fingerprint), "ACTIVE"),
+        (("suspend", "FI", "--reason", "maintenance"), "SUSPENDED"),
+        (("resume", "FI"), "ACTIVE"),
+        (("revoke", "FI", "--reason", "left"), "REVOKED"),
+    ]
+    for arguments, state in steps:
+        done = await hansa("admin", "node", *arguments, "--output", "json", profile=operator)
+        assert (done.code, done.document["state"]) == (0, state)
+    again = await hansa("admin", "node", "resume", "FI", profile=operator)
+    assert (again.code, again.reason) == (1, "NODE_STATE_CONFLICT")

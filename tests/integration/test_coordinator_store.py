@@ -41,10 +41,10 @@ KEY = "sha256:" + "a" * 64
 OTHER_KEY = "sha256:" + "b" * 64
 
 
-def invite(session: Session, secret: str = "s", node: NodeId = FI, life: timedelta = timedelta(minutes=30)) -> None:
+def invite(session: Session, secret: str = "s", node: NodeId = FI) -> None:  # noqa: S107
     if NodeRepository(session).find(node) is None:
         NodeRepository(session).add(node)
-    InvitationRepository(session).replace(node, secret, expires_at=NOW + life, inviter="olga")
+    InvitationRepository(session).replace(node, secret, expires_at=NOW + timedelta(minutes=30), inviter="olga")
 
 
 def credential(serial: str, state: CredentialState = CredentialState.PENDING) -> Credential:

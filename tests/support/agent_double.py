@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import socket
@@ -66,6 +67,9 @@ class AgentDouble:
     datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
     decisions: list[dict[str, Any]] = field(default_factory=list)
     refuse_datasets: bool = False
+    # A dataset that arrives sets ``arrived`` and is taken in once ``let_in`` is set.
+    arrived: threading.Event = field(default_factory=threading.Event)
+    let_in: threading.Event = field(default_factory=threading.Event)
 
     def app(self) -> Starlette:
         return Starlette(
@@ -90,6 +94,8 @@ class AgentDouble:
         if request.method == "GET":
             return JSONResponse({"datasets": list(self.datasets.values())})
         body = await request.json()
+        self.arrived.set()
+        await asyncio.to_thread(self.let_in.wait)
         if self.refuse_datasets:
             raise HansaError(Reason.DATASET_INVALID)
         shutil.move(body["staging_dir"], self.state.datasets / body["id"])

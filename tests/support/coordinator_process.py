@@ -69,7 +69,7 @@ async def _run(*arguments: object) -> bytes:
 async def _until_listening(process: asyncio.subprocess.Process, port: int, log: Path) -> None:
     while True:
         if process.returncode is not None:
-            raise RuntimeError(log.read_text())
+            raise RuntimeError(f"the coordinator ended; see {log}")
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:

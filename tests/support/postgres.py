@@ -47,7 +47,7 @@ def private_postgres() -> Iterator[Postgres]:
         FileNotFoundError: PostgreSQL is not installed.
     """
     # Below /tmp: a socket's path may be 107 bytes long, and the server's user must get there.
-    root = Path(tempfile.mkdtemp(prefix="hansa-pg-", dir="/tmp"))  # noqa: S108
+    root = Path(tempfile.mkdtemp(prefix="hansa-pg-", dir="/tmp"))
     root.chmod(0o755)
     home = root / "home"
     home.mkdir(mode=0o700)
@@ -75,7 +75,7 @@ def _owner() -> str | None:
 def _run(program: str, *arguments: object) -> None:
     owner = _owner()
     command = [str(_find(program)), *map(str, arguments)]
-    subprocess.run(  # noqa: S603
+    subprocess.run(
         command,
         check=True,
         cwd="/",

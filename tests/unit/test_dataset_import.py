@@ -209,6 +209,13 @@ def test_a_vcf_that_is_cut_off_is_refused(tmp_path: Path, kept: float, end: byte
     assert _refusal(data, tmp_path / "snapshot").reason is Reason.VCF_TRUNCATED
 
 
+def test_a_vcf_that_is_cut_off_between_two_blocks_is_refused(tmp_path: Path) -> None:
+    # Only the missing last block tells: all others are whole.
+    data = write_dataset(tmp_path, GOOD)
+    data.vcf.write_bytes(data.vcf.read_bytes()[:-28])
+    assert _refusal(data, tmp_path / "snapshot").reason is Reason.VCF_TRUNCATED
+
+
 def test_a_vcf_with_a_damaged_block_is_refused(tmp_path: Path) -> None:
     lines = [record(f"1:{pos}", "A", "C", HOM) for pos in range(1000, 6000)]
     data = write_dataset(tmp_path, lines)
