@@ -28,12 +28,16 @@ def generate(target: Path) -> None:
         RuntimeError: a proto does not compile; protoc has said why on stderr.
     """
     bundled = resources.files("grpc_tools") / "_proto"
+    # Beside this interpreter: whoever calls need not have activated anything.
+    programs = Path(sys.executable).parent
     protos = sorted(str(path.relative_to(ROOT)) for path in (ROOT / PACKAGE).glob("*.proto"))
     status = protoc.main(
         [
             "protoc",
             f"-I{ROOT}",
             f"-I{bundled}",
+            f"--plugin=protoc-gen-mypy={programs / 'protoc-gen-mypy'}",
+            f"--plugin=protoc-gen-mypy_grpc={programs / 'protoc-gen-mypy_grpc'}",
             f"--python_out={target}",
             f"--grpc_python_out={target}",
             f"--mypy_out={target}",

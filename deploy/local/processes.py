@@ -105,6 +105,11 @@ class Daemon:
         self.pid_file.write_text(f"{started.pid}\n")
         return started
 
+    def forget(self) -> None:
+        """Remove the pid file of a process that has ended."""
+        self.pid_file.unlink(missing_ok=True)
+        self._start_file.unlink(missing_ok=True)
+
     def log_tail(self, lines: int = 15) -> str:
         """Return the end of the log, for a message to the user."""
         try:
@@ -115,8 +120,10 @@ class Daemon:
 
 def stop(daemons: Iterable[Daemon], wait: float = _STOP_SECONDS) -> None:
     """Ask the daemons to end, all at once, and insist after ``wait`` seconds."""
-    found = [process for daemon in daemons if (process := daemon.running())]
-    _end(found, wait)
+    known = list(daemons)
+    _end([process for daemon in known if (process := daemon.running())], wait)
+    for daemon in known:
+        daemon.forget()
 
 
 def sweep(root: Path) -> int:

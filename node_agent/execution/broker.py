@@ -88,7 +88,7 @@ class EmbeddedBroker:
         Raises:
             HansaError: ``CONFIG_INVALID``; redis-server is missing or does not start.
         """
-        await asyncio.to_thread(self._ensure)
+        await asyncio.to_thread(self.ensure_running)
         self._guard = asyncio.create_task(self._watch(), name="broker")
 
     async def stop(self) -> None:
@@ -97,17 +97,22 @@ class EmbeddedBroker:
             self._guard.cancel()
             await asyncio.gather(self._guard, return_exceptions=True)
             self._guard = None
-        await asyncio.to_thread(self._stop)
+        await asyncio.to_thread(self.shut_down)
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_GUARD_SECONDS)
             try:
-                await asyncio.to_thread(self._ensure)
+                await asyncio.to_thread(self.ensure_running)
             except HansaError as error:
                 _log.error("broker_down", error=str(error))
 
-    def _ensure(self) -> None:
+    def ensure_running(self) -> None:
+        """Start the broker unless one answers. Blocks; a repeat does nothing.
+
+        Raises:
+            HansaError: as ``start``.
+        """
         if self._answering_pid() is not None:
             return
         if self._process is not None:
@@ -145,7 +150,7 @@ class EmbeddedBroker:
         give_up = time.monotonic() + _START_PATIENCE_SECONDS
         while self._answering_pid() != self._process.pid:
             if self._process.poll() is not None or time.monotonic() > give_up:
-                self._stop()
+                self.shut_down()
                 raise HansaError(
                     Reason.CONFIG_INVALID,
                     f"The node's broker does not start; see {self._folder / 'redis.log'}.",
@@ -182,7 +187,8 @@ class EmbeddedBroker:
         # The number may have gone to somebody else.
         return pid if b"redis-server" in command and here == self._folder.resolve() else None
 
-    def _stop(self) -> None:
+    def shut_down(self) -> None:
+        """Stop the broker that answers, or is recorded. Blocks; a repeat does nothing."""
         self._stop_pid(self._answering_pid() or self._recorded_pid())
         if self._process is not None:
             self._process.terminate()

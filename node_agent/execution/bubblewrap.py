@@ -289,7 +289,7 @@ class BubblewrapSandbox:
             return "bubblewrap is missing; install the package bubblewrap"
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as output:
             here = Path(folder)
-            here.chmod(0o755)  # noqa: S103 # an empty folder, bound into the box
+            here.chmod(0o755)  # an empty folder, bound into the box
             spec = BoxSpec(name="probe-0", bundle=here, data=here, work=here, limits=_PROBE_LIMITS)
             box: Box | None = None
             try:

@@ -140,7 +140,7 @@ class Groups:
     def left_over(self, node: str, prefix: str) -> Sequence[Group]:
         """Return the groups of ``node`` that exist and whose name starts with ``prefix``."""
         try:
-            names = sorted(os.listdir(self.folders["pids"] / _FAMILY / node))
+            names = sorted(path.name for path in (self.folders["pids"] / _FAMILY / node).iterdir())
         except OSError:
             return []
         return [self.group(node, name) for name in names if name.startswith(prefix)]

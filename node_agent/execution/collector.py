@@ -61,9 +61,8 @@ def _candidates(folder: int) -> list[str]:
     """Return what could be meant as the summary, by path within ``folder``."""
     found: list[str] = []
     for depth, name, path in _walk(folder):
-        if depth == 0 and any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in _LOOKALIKES):
-            found.append(path)
-        elif depth > 0 and name == SUMMARY:
+        patterns = _LOOKALIKES if depth == 0 else (SUMMARY,)
+        if any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in patterns):
             found.append(path)
     return found
 

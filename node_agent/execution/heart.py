@@ -13,7 +13,7 @@ from node_agent.execution.agent_client import AgentAwayError, AgentClient, Claim
 
 _log = structlog.get_logger(__name__)
 
-BEAT_SECONDS: Final = 2.0
+BEAT_SECONDS: Final = 1.0
 
 
 class Heart:

@@ -58,7 +58,7 @@ def run_workflow(snakefile: str, cores: int, channel_fd: int) -> bool:
                 scheduler_settings=greedy,
                 greedy_scheduler_settings=greedy,
             )
-        except (Exception, SystemExit) as error:  # noqa: BLE001 # a Snakefile may raise anything
+        except (Exception, SystemExit) as error:  # a Snakefile may raise anything
             api.print_exception(error)
             return False
     return True

@@ -8,6 +8,7 @@ everything in the sandbox is confirmed dead.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -16,7 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Final
 
 import structlog
@@ -40,7 +41,6 @@ _log = structlog.get_logger(__name__)
 _TICK_SECONDS: Final = 1.0
 _READ_BYTES: Final = 1 << 18
 _PIPE_BYTES: Final = 1 << 20
-_F_SETPIPE_SZ: Final = 1031
 # What the fork server's child ends with when it could not even enter the box.
 _NOT_ENTERED: Final = 70
 
@@ -105,17 +105,18 @@ class Runner:
 
     def _report(self, claimed: Claimed, reason: RunReason | None, summary: str | None, log: RunLog) -> Finish:
         names = {"run_id": claimed.run_id, "execution": claimed.execution}
+        report = partial(Finish, run_id=claimed.run_id, execution=claimed.execution)
         if reason is None:
             _log.info("run_succeeded", **names)
-            return Finish(**names, outcome=Outcome.SUMMARY, summary=summary)
+            return report(outcome=Outcome.SUMMARY, summary=summary)
         if reason is RunReason.CANCELLED:
             _log.info("run_cancelled", **names)
-            return Finish(**names, outcome=Outcome.CANCELLED, reason=reason)
+            return report(outcome=Outcome.CANCELLED, reason=reason)
         incident = self.draw_incident()
         _log.warning("run_failed", **names, reason=reason.value, incident=incident)
         log.write(f"\nhansa: {reason.value}, incident {incident}\n".encode())
         (claimed.control_dir / "incident").write_text(f"{incident} {reason.value}\n")
-        return Finish(**names, outcome=Outcome.FAILED, reason=reason, incident=incident)
+        return report(outcome=Outcome.FAILED, reason=reason, incident=incident)
 
     def _outcome(self, claimed: Claimed, heart: Heart, log: RunLog) -> tuple[RunReason | None, str | None]:
         try:
@@ -178,11 +179,8 @@ class _Follower:
     def __init__(self, claimed: Claimed, heart: Heart, desk: RuleDesk, log: RunLog, wires: _Wires) -> None:
         self._claimed, self._heart, self._desk, self._log, self._wires = claimed, heart, desk, log, wires
         self._next_tick = time.monotonic() + _TICK_SECONDS
-        wires.channel.setblocking(True)
         with contextlib.suppress(OSError):
-            import fcntl
-
-            fcntl.fcntl(wires.output, _F_SETPIPE_SZ, _PIPE_BYTES)
+            fcntl.fcntl(wires.output, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._poll = select.poll()
         for descriptor in (wires.output, wires.program.ended_fd, wires.channel.fileno(), desk.bell_fd, heart.news_fd):
             self._poll.register(descriptor, select.POLLIN)
@@ -287,8 +285,3 @@ def _summary(claimed: Claimed) -> str:
     except HansaError as error:
         raise OutputError(RunReason.SUMMARY_INVALID, f"{error.field}: {error}") from error
     return text
-
-
-def folder_of(state_dir: Path) -> Path:
-    """Return the folder of all runs."""
-    return state_dir / "runs"

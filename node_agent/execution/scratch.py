@@ -24,10 +24,9 @@ def is_within(folder: Path, max_bytes: int) -> bool:
     More than 200,000 files, or folders more than 64 deep, are too much whatever
     their size. Links are not followed; what vanishes meanwhile is not counted.
     """
-    total = count = 0
-    for used in _sizes(folder):
+    total = 0
+    for count, used in enumerate(_sizes(folder), start=1):
         total += used
-        count += 1
         if total > max_bytes or count > MAX_FILES:
             return False
     return True

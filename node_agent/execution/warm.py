@@ -7,7 +7,6 @@ the next run; the run that saw it die starts cold.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import threading
@@ -18,6 +17,7 @@ from typing import Any, Final
 import structlog
 
 from node_agent.execution import layout
+from node_agent.execution.inside import PROGRAM_DIR
 from node_agent.execution.sandbox import SandboxError
 
 _log = structlog.get_logger(__name__)
@@ -146,7 +146,7 @@ class ForkServer:
             *layout.system_mounts(self._interpreter),
             *("--remount-ro", "/", "--chdir", "/", "--setenv", "USER", "hansa", "--setenv", "HOME", "/nowhere"),
             *("--setenv", "PYTHONDONTWRITEBYTECODE", "1", "--"),
-            *(self._interpreter.python, "-I", f"{layout.PROGRAM_DIR}/fork_server.py"),
+            *(self._interpreter.python, "-I", f"{PROGRAM_DIR}/fork_server.py"),
             *(str(control), str(layout.BOX_UID), str(layout.BOX_GID)),
         ]
 

@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -21,100 +21,100 @@ from tests.support.hansa_command import hansa
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-async def operator(tmp_path: Path) -> AsyncIterator[Path]:
-    async with serving_coordinator(tmp_path) as profile:
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with serving_coordinator(tmp_path_factory.mktemp("federation")) as profile:
         yield profile
 
 
-async def test_a_person_who_is_added_may_ask_but_not_operate(operator: Path, tmp_path: Path) -> None:
-    await hansa("key", "create", tmp_path / "ada", profile=operator)
+def test_a_person_who_is_added_may_ask_but_not_operate(operator: Path, tmp_path: Path) -> None:
+    hansa("key", "create", tmp_path / "ada", profile=operator)
     add = ("admin", "person", "add", "ada", "--role", "researcher", "--key", tmp_path / "ada.pub")
-    added = await hansa(*add, "--output", "json", profile=operator)
-    again = await hansa(*add, "--output", "json", profile=operator)
+    added = hansa(*add, "--output", "json", profile=operator)
+    again = hansa(*add, "--output", "json", profile=operator)
     assert (added.code, added.document["role"]) == (0, "researcher")
     assert again.document == added.document
-    listed = await hansa("admin", "person", "list", "--output", "json", profile=operator)
+    listed = hansa("admin", "person", "list", "--output", "json", profile=operator)
     assert {one["name"] for one in listed.document["persons"]} == {"olga", "ada"}
 
     ada = profile_of("ada", tmp_path / "ada", operator)
-    assert "There is no node." in (await hansa("nodes", "list", profile=ada)).out
-    refused = await hansa("admin", "person", "list", profile=ada)
+    assert hansa("nodes", "list", profile=ada).code == 0
+    refused = hansa("admin", "person", "list", profile=ada)
     assert (refused.code, refused.reason) == (1, "PERMISSION_DENIED")
-    audit = await hansa("admin", "audit", "list", "--output", "json", profile=operator)
+    audit = hansa("admin", "audit", "list", "--output", "json", profile=operator)
     assert all(entry["actor"] for entry in audit.document["entries"])
 
 
-async def test_an_analysis_is_published_once_and_found(operator: Path, tmp_path: Path) -> None:
+def test_an_analysis_is_published_once_and_found(operator: Path, tmp_path: Path) -> None:
     folder = tmp_path / "analysis"
     folder.mkdir()
     (folder / "manifest.json").write_text(json.dumps(MANIFEST))
     (folder / "Snakefile").write_text("rule all: ...")
     publish = ("admin", "analysis", "publish", folder)
-    published = await hansa(*publish, "--output", "json", profile=operator)
+    published = hansa(*publish, "--output", "json", profile=operator)
     assert (published.code, published.err) == (0, "")
-    assert (await hansa(*publish, profile=operator)).code == 0
+    assert (hansa(*publish, profile=operator)).code == 0
     (folder / "Snakefile").write_text("rule all: other")
-    changed = await hansa(*publish, profile=operator)
+    changed = hansa(*publish, profile=operator)
     assert (changed.code, changed.reason) == (1, "ANALYSIS_EXISTS")
-    shown = await hansa("analyses", "show", "allele-frequency", "--output", "json", profile=operator)
+    shown = hansa("analyses", "show", "allele-frequency", "--output", "json", profile=operator)
     assert shown.document["digest"] == published.document["digest"]
 
 
-async def test_a_node_is_invited_with_a_token_alone_on_stdout(operator: Path) -> None:
-    invited = await hansa("admin", "node", "invite", "FI", "--valid", "10m", profile=operator)
+def test_a_node_is_invited_with_a_token_alone_on_stdout(operator: Path) -> None:
+    invited = hansa("admin", "node", "invite", "FI", "--valid", "10m", profile=operator)
     assert (invited.code, len(invited.out.split())) == (0, 1)
     assert invited.out.startswith("hansa1.FI.")
     assert "Valid until" in invited.err
-    unknown = await hansa("admin", "node", "confirm", "ES", "--yes", profile=operator)
+    unknown = hansa("admin", "node", "confirm", "XX", "--yes", profile=operator)
     assert (unknown.code, unknown.reason) == (1, "NODE_UNKNOWN")
-    early = await hansa("admin", "node", "confirm", "FI", "--yes", profile=operator)
+    early = hansa("admin", "node", "confirm", "FI", "--yes", profile=operator)
     assert (early.code, early.reason) == (1, "NODE_STATE_CONFLICT")
-    wrong = await hansa("admin", "node", "invite", "not a name", profile=operator)
+    wrong = hansa("admin", "node", "invite", "not a name", profile=operator)
     assert (wrong.code, wrong.reason) == (1, "NODE_INVALID")
 
 
-async def enrol(token: str, operator: Path) -> str:
+def enrol(token: str, operator: Path) -> str:
     """Enrol with a new key as a node does; return the key's fingerprint."""
     invitation = parse_token(token)
     key = ec.generate_private_key(ec.SECP256R1())
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     ca_file = tomllib.loads(operator.read_text())["ca_file"]
     credentials = grpc.ssl_channel_credentials(Path(ca_file).read_bytes())
-    async with grpc.aio.secure_channel(invitation.endpoint, credentials) as channel:
+    with grpc.secure_channel(invitation.endpoint, credentials) as channel:
         pem = csr.public_bytes(serialization.Encoding.PEM).decode()
-        answer = await EnrolmentServiceStub(channel).Enrol(EnrolRequest(token_secret=invitation.secret, csr_pem=pem))
+        answer = EnrolmentServiceStub(channel).Enrol(EnrolRequest(token_secret=invitation.secret, csr_pem=pem))
     return answer.key_fingerprint
 
 
-async def test_a_node_is_admitted_only_with_the_fingerprint_of_its_key(operator: Path) -> None:
-    invited = await hansa("admin", "node", "invite", "FI", profile=operator)
-    fingerprint = await enrol(invited.out, operator)
-    confirm = ("admin", "node", "confirm", "FI", "--output", "json")
+def test_a_node_is_admitted_only_with_the_fingerprint_of_its_key(operator: Path) -> None:
+    invited = hansa("admin", "node", "invite", "ES", profile=operator)
+    fingerprint = enrol(invited.out, operator)
+    confirm = ("admin", "node", "confirm", "ES", "--output", "json")
 
     for typed in ("", "no\n", "y\n"):
-        asked = await hansa(*confirm, profile=operator, typed=typed)
+        asked = hansa(*confirm, profile=operator, typed=typed)
         assert asked.code == 1
         assert fingerprint in asked.err
-    wrong = await hansa(*confirm, "--fingerprint", f"sha256:{'0' * 64}", profile=operator)
+    wrong = hansa(*confirm, "--fingerprint", f"sha256:{'0' * 64}", profile=operator)
     assert (wrong.code, json.loads(wrong.err)["error"]["reason"]) == (1, "FINGERPRINT_MISMATCH")
-    assert "PENDING_CONFIRMATION" in (await hansa("admin", "node", "list", profile=operator)).out
+    assert "PENDING_CONFIRMATION" in (hansa("admin", "node", "list", profile=operator)).out
 
-    confirmed = await hansa(*confirm, profile=operator, typed="yes\n")
+    confirmed = hansa(*confirm, profile=operator, typed="yes\n")
     assert (confirmed.code, confirmed.document["state"]) == (0, "ACTIVE")
 
 
-async def test_a_node_is_suspended_resumed_and_revoked(operator: Path) -> None:
-    invited = await hansa("admin", "node", "invite", "FI", profile=operator)
-    fingerprint = await enrol(invited.out, operator)
+def test_a_node_is_suspended_resumed_and_revoked(operator: Path) -> None:
+    invited = hansa("admin", "node", "invite", "IT", profile=operator)
+    fingerprint = enrol(invited.out, operator)
     steps = [
-        (("confirm", "FI", "--fingerprint", fingerprint), "ACTIVE"),
-        (("suspend", "FI", "--reason", "maintenance"), "SUSPENDED"),
-        (("resume", "FI"), "ACTIVE"),
-        (("revoke", "FI", "--reason", "left"), "REVOKED"),
+        (("confirm", "IT", "--fingerprint", fingerprint), "ACTIVE"),
+        (("suspend", "IT", "--reason", "maintenance"), "SUSPENDED"),
+        (("resume", "IT"), "ACTIVE"),
+        (("revoke", "IT", "--reason", "left"), "REVOKED"),
     ]
     for arguments, state in steps:
-        done = await hansa("admin", "node", *arguments, "--output", "json", profile=operator)
+        done = hansa("admin", "node", *arguments, "--output", "json", profile=operator)
         assert (done.code, done.document["state"]) == (0, state)
-    again = await hansa("admin", "node", "resume", "FI", profile=operator)
+    again = hansa("admin", "node", "resume", "IT", profile=operator)
     assert (again.code, again.reason) == (1, "NODE_STATE_CONFLICT")

@@ -1,9 +1,8 @@
 """The job commands as processes, against a double that can break and end at will."""
 
-import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ from hansa.runtime.clock import utc_now
 from tests.support.coordinator_double import JOB, RUN, Script, closed_port, coordinator_double, write_profile
 from tests.support.frequency_results import JOB_ID, encoded, two_countries_and_one_suppressed
 from tests.support.hansa_command import Ended, ended, hansa, start
-
-pytestmark = pytest.mark.slow
 
 ASK = (
     "job",
@@ -31,8 +28,8 @@ ASK = (
 
 
 @pytest.fixture
-async def double(tmp_path: Path) -> AsyncIterator[tuple[Script, Path]]:
-    async with coordinator_double(tmp_path) as served:
+def double(tmp_path: Path) -> Iterator[tuple[Script, Path]]:
+    with coordinator_double(tmp_path) as served:
         yield served
 
 
@@ -45,9 +42,9 @@ def ending(script: Script, state: Any) -> None:
     script.result = encoded(document if state == JOB.COMPLETED else document | {"variants": []})
 
 
-async def test_submit_signs_a_whole_job_and_prints_its_id(double: tuple[Script, Path]) -> None:
+def test_submit_signs_a_whole_job_and_prints_its_id(double: tuple[Script, Path]) -> None:
     script, profile = double
-    done = await hansa(*ASK, "--quorum", "1", "--deadline", "30m", profile=profile)
+    done = hansa(*ASK, "--quorum", "1", "--deadline", "30m", profile=profile)
     (spec,) = script.specs
     assert (done.code, done.out.strip(), done.err) == (0, spec.job_id, "")
     assert (spec.nodes, spec.quorum, spec.submitter) == (("GB", "FI"), 1, "ada")
@@ -55,10 +52,10 @@ async def test_submit_signs_a_whole_job_and_prints_its_id(double: tuple[Script, 
     assert spec.not_after.timestamp() - spec.not_before.timestamp() == pytest.approx(1800)
 
 
-async def test_a_submission_whose_answer_is_lost_is_sent_again_byte_for_byte(double: tuple[Script, Path]) -> None:
+def test_a_submission_whose_answer_is_lost_is_sent_again_byte_for_byte(double: tuple[Script, Path]) -> None:
     script, profile = double
     script.lose_submissions = 2
-    done = await hansa(*ASK, profile=profile)
+    done = hansa(*ASK, profile=profile)
     assert done.code == 0
     assert len(script.specs) == 3
     assert len({spec.to_bytes() for spec in script.specs}) == 1
@@ -76,126 +73,124 @@ async def test_a_submission_whose_answer_is_lost_is_sent_again_byte_for_byte(dou
         (("job", "result", JOB_ID), "JOB_NOT_ENDED"),
     ],
 )
-async def test_a_refusal_is_one_line_exit_code_1_and_no_job(
+def test_a_refusal_is_one_line_exit_code_1_and_no_job(
     double: tuple[Script, Path], arguments: tuple[str, ...], reason: str
 ) -> None:
     script, profile = double
-    done = await hansa(*arguments, profile=profile)
+    done = hansa(*arguments, profile=profile)
     assert (done.code, done.reason, done.out) == (1, reason, "")
     assert len(done.err.splitlines()) == 1
     assert not script.jobs
 
 
 @pytest.mark.parametrize(("state", "code"), [(JOB.COMPLETED, 0), (JOB.DECLINED, 1), (JOB.EXPIRED, 4)])
-async def test_waiting_ends_with_the_result_and_the_exit_code_of_the_job_s_end(
+def test_waiting_ends_with_the_result_and_the_exit_code_of_the_job_s_end(
     double: tuple[Script, Path], state: Any, code: int
 ) -> None:
     script, profile = double
     ending(script, state)
-    done = await hansa(*ASK, "--wait", "--output", "json", profile=profile)
+    done = hansa(*ASK, "--wait", "--output", "json", profile=profile)
     assert done.code == code
     assert done.document == json.loads(script.result)
     assert done.err.splitlines()[:2] == ["GB: OFFERED", "FI: OFFERED"]
     assert done.err.splitlines()[-1] == f"job {JOB_ID}: {JOB.State.Name(state)}"
 
 
-async def test_watching_and_reading_have_the_exit_code_of_the_job_s_end_too(double: tuple[Script, Path]) -> None:
+def test_watching_and_reading_have_the_exit_code_of_the_job_s_end_too(double: tuple[Script, Path]) -> None:
     script, profile = double
     ending(script, JOB.EXPIRED)
-    watched = await hansa("job", "watch", JOB_ID, "--output", "json", profile=profile)
-    read = await hansa("job", "result", JOB_ID, profile=profile)
+    watched = hansa("job", "watch", JOB_ID, "--output", "json", profile=profile)
+    read = hansa("job", "result", JOB_ID, profile=profile)
     assert (watched.code, read.code) == (4, 4)
     assert watched.document["nodes"][0]["state"] == "EXPIRED"
     assert "EXPIRED" in read.out
 
 
-async def test_a_broken_stream_is_taken_up_again(double: tuple[Script, Path]) -> None:
+def test_a_broken_stream_is_taken_up_again(double: tuple[Script, Path]) -> None:
     script, profile = double
     ending(script, JOB.COMPLETED)
     pending = script.job(JOB.PENDING, GB=RUN.RUNNING)
     script.watched = [[pending], [], [pending], *script.watched]
-    done = await hansa(*ASK, "--wait", profile=profile)
+    done = hansa(*ASK, "--wait", profile=profile)
     assert (done.code, script.watch_calls) == (0, 4)
     assert "connection lost, trying again" in done.err
     assert "294/380" in done.out
 
 
-async def test_every_call_has_a_token_of_its_own(double: tuple[Script, Path]) -> None:
+def test_every_call_has_a_token_of_its_own(double: tuple[Script, Path]) -> None:
     script, profile = double
     ending(script, JOB.COMPLETED)
-    await hansa(*ASK, "--wait", profile=profile)
+    hansa(*ASK, "--wait", profile=profile)
     # The double refuses a token that comes twice; three pages, analysis, submit, watch, result.
     assert len(script.tokens) == 7
 
 
-async def test_ctrl_c_leaves_the_job_running_and_says_how_to_look_again(double: tuple[Script, Path]) -> None:
+def test_ctrl_c_leaves_the_job_running_and_says_how_to_look_again(double: tuple[Script, Path]) -> None:
     script, profile = double
     script.watched = [[script.job(JOB.PENDING, GB=RUN.RUNNING), None]]
-    process = await start(*ASK, "--wait", profile=profile)
+    process = start(*ASK, "--wait", profile=profile)
     assert process.stderr is not None
-    assert await asyncio.wait_for(process.stderr.readline(), 30) == b"GB: RUNNING\n"
+    assert process.stderr.readline() == "GB: RUNNING\n"
     process.send_signal(signal.SIGINT)
-    done = await ended(process)
+    done = ended(process)
     (job_id,) = script.jobs
     assert (done.code, done.out) == (130, "")
     assert done.err.splitlines()[-1].startswith(f"Job {job_id} goes on. Look again: hansa job watch {job_id}")
 
 
-async def test_a_plot_is_drawn_and_is_no_part_of_stdout(double: tuple[Script, Path], tmp_path: Path) -> None:
+def test_a_plot_is_drawn_and_is_no_part_of_stdout(double: tuple[Script, Path], tmp_path: Path) -> None:
     script, profile = double
     ending(script, JOB.COMPLETED)
     plot = tmp_path / "plot.png"
-    done = await hansa("job", "result", JOB_ID, "--plot", plot, "--output", "json", profile=profile)
+    done = hansa("job", "result", JOB_ID, "--plot", plot, "--output", "json", profile=profile)
     assert (done.code, done.document["state"]) == (0, "COMPLETED")
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-async def test_lists_are_read_to_their_end_and_escaped(double: tuple[Script, Path]) -> None:
+def test_lists_are_read_to_their_end_and_escaped(double: tuple[Script, Path]) -> None:
     _, profile = double
-    datasets = await hansa("datasets", "list", "--output", "json", profile=profile)
+    datasets = hansa("datasets", "list", "--output", "json", profile=profile)
     assert [one["dataset"] for one in datasets.document["datasets"]] == ["GB-lct", "FI-lct", "ES-lct"]
-    nodes = await hansa("nodes", "list", profile=profile)
+    nodes = hansa("nodes", "list", profile=profile)
     assert "connected" in nodes.out
     assert "\\x1b[2J" in nodes.out
-    analyses = await hansa("analyses", "list", profile=profile)
+    analyses = hansa("analyses", "list", profile=profile)
     assert "allele-frequency" in analyses.out
-    shown = await hansa("analyses", "show", "allele-frequency@1.0", profile=profile)
+    shown = hansa("analyses", "show", "allele-frequency@1.0", profile=profile)
     assert "exactly one of variants, region" in shown.out
 
 
-async def unreachable(profile: Path) -> Ended:
-    return await hansa("nodes", "list", profile=profile)
+def unreachable(profile: Path) -> Ended:
+    return hansa("nodes", "list", profile=profile)
 
 
-async def test_nobody_there_is_exit_code_3(double: tuple[Script, Path], tmp_path: Path) -> None:
-    done = await unreachable(write_profile(tmp_path, closed_port()))
+def test_nobody_there_is_exit_code_3(double: tuple[Script, Path], tmp_path: Path) -> None:
+    done = unreachable(write_profile(tmp_path, closed_port()))
     assert (done.code, done.reason, len(done.err.splitlines())) == (3, "COORDINATOR_UNREACHABLE", 1)
 
 
-async def test_a_server_with_another_ca_is_not_spoken_to(double: tuple[Script, Path], tmp_path: Path) -> None:
+def test_a_server_with_another_ca_is_not_spoken_to(double: tuple[Script, Path], tmp_path: Path) -> None:
     script, profile = double
     (tmp_path / "other").mkdir()
-    async with coordinator_double(tmp_path / "other"):
+    with coordinator_double(tmp_path / "other"):
         (tmp_path / "server-ca.pem").write_bytes((tmp_path / "other" / "server-ca.pem").read_bytes())
-        done = await unreachable(profile)
+        done = unreachable(profile)
     assert (done.code, done.reason) == (3, "COORDINATOR_UNREACHABLE")
     assert not script.tokens, "a token was sent to a server that was not trusted"
 
 
-async def test_a_person_whom_the_coordinator_does_not_know_is_refused(
-    double: tuple[Script, Path], tmp_path: Path
-) -> None:
+def test_a_person_whom_the_coordinator_does_not_know_is_refused(double: tuple[Script, Path], tmp_path: Path) -> None:
     _, profile = double
     for half in ("ada", "ada.pub"):
         (tmp_path / half).unlink()
-    assert (await hansa("key", "create", tmp_path / "ada", profile=profile)).code == 0
-    done = await hansa("nodes", "list", "--output", "json", profile=profile)
+    assert (hansa("key", "create", tmp_path / "ada", profile=profile)).code == 0
+    done = hansa("nodes", "list", "--output", "json", profile=profile)
     assert done.code == 1
     assert json.loads(done.err)["error"]["reason"] == "UNAUTHENTICATED"
 
 
-async def test_a_result_that_is_none_is_refused(double: tuple[Script, Path]) -> None:
+def test_a_result_that_is_none_is_refused(double: tuple[Script, Path]) -> None:
     script, profile = double
     script.result = b'{"job_id": "\\u001b[2J"}'
-    done = await hansa("job", "result", JOB_ID, profile=profile)
+    done = hansa("job", "result", JOB_ID, profile=profile)
     assert (done.code, done.reason, done.out) == (1, "MALFORMED", "")

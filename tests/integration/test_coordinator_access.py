@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hansa.contract.errors import Reason
 from hansa.v1 import admin_service_pb2, catalogue_service_pb2, job_service_pb2
 from hansa.v1.admin_service_pb2_grpc import AdminServiceStub
 from hansa.v1.catalogue_service_pb2_grpc import CatalogueServiceStub
+from hansa.v1.job_service_pb2_grpc import JobServiceStub
 from tests.support.live_coordinator import (
     CALL_SECONDS,
     FEDERATION,
@@ -121,9 +123,6 @@ async def test_a_call_with_no_token_or_with_two_is_refused(live: LiveCoordinator
 
 async def test_a_token_is_not_valid_a_minute_later(live: LiveCoordinator) -> None:
     good = (("authorization", f"Bearer {signed(live.keys[RITA])}"),)
-    live.clock.shift += live.clock() - live.clock()
-    from datetime import timedelta
-
     live.clock.shift = timedelta(seconds=70)
     call = CatalogueServiceStub(live.people).ListNodes
     error = await refusal(call(LIST, metadata=good, timeout=CALL_SECONDS))
@@ -140,8 +139,6 @@ async def test_no_method_of_operators_is_open_to_researchers(live: LiveCoordinat
 
 
 async def test_operators_do_not_submit_jobs(live: LiveCoordinator) -> None:
-    from hansa.v1.job_service_pb2_grpc import JobServiceStub
-
     request = job_service_pb2.SubmitJobRequest(request_id="r")
     error = await refusal(
         JobServiceStub(live.people).SubmitJob(request, metadata=live.bearer(OLGA), timeout=CALL_SECONDS)

@@ -33,7 +33,10 @@ def flipped(data: bytes, bit: int) -> bytes:
 def test_any_flipped_bit_is_refused(payload: bytes, bit: int, part: str) -> None:
     signed = sign(JOB_TYPE, payload, key_id="ana", key=KEY)
     assert not is_refused(signed)
-    assert is_refused(replace(signed, **{part: flipped(getattr(signed, part), bit)}))
+    if part == "payload":
+        assert is_refused(replace(signed, payload=flipped(signed.payload, bit)))
+    else:
+        assert is_refused(replace(signed, signature=flipped(signed.signature, bit)))
 
 
 @given(st.binary(max_size=100), st.binary(max_size=100))

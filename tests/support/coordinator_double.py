@@ -8,9 +8,11 @@ code, so that the double is not more forgiving than the real one.
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,8 +20,9 @@ from typing import Any
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from grpc_status import rpc_status
 
-from coordinator.api.errors import fail
+from coordinator.api.errors import status_of
 from coordinator.api.tokens import claimed_name, verify_token
 from coordinator.ca.files import create_keys, load_keys
 from hansa.contract import envelope
@@ -74,9 +77,28 @@ class Script:
         return made
 
 
+@contextmanager
+def coordinator_double(folder: Path) -> Iterator[tuple[Script, Path]]:
+    """Yield the script of a double that serves, and the path of its researcher's profile.
+
+    It serves from a thread with an event loop of its own, so that commands can
+    be run beside it as they are run from a shell.
+    """
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="coordinator-double")
+    thread.start()
+    serving = _serving(folder)
+    try:
+        yield asyncio.run_coroutine_threadsafe(serving.__aenter__(), loop).result(30)
+    finally:
+        asyncio.run_coroutine_threadsafe(serving.__aexit__(None, None, None), loop).result(30)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
 @asynccontextmanager
-async def coordinator_double(folder: Path) -> AsyncIterator[tuple[Script, Path]]:
-    """Yield the script of a double that serves, and the path of its researcher's profile."""
+async def _serving(folder: Path) -> AsyncIterator[tuple[Script, Path]]:
     key = create_key(folder / "ada")
     script = Script(key)
     names = ["127.0.0.1"]
@@ -117,6 +139,11 @@ def closed_port() -> int:
     return port
 
 
+async def refuse(context: Context, error: HansaError) -> None:
+    """End the call as the coordinator would, but log nothing."""
+    await context.abort_with_status(rpc_status.to_status(status_of(error)))
+
+
 class _Double:
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -131,7 +158,7 @@ class _Double:
             if token in self.script.tokens:
                 raise HansaError(Reason.UNAUTHENTICATED, "a token was used twice")
         except HansaError as error:
-            await fail(context, error, method="double", caller="")
+            await refuse(context, error)
         self.script.tokens.append(token)
 
 
@@ -143,7 +170,7 @@ class Catalogue(_Double, catalogue_service_pb2_grpc.CatalogueServiceServicer):
     ) -> catalogue.GetAnalysisResponse:
         await self.check(context)
         if request.name != ANALYSIS.name or request.version not in {"", ANALYSIS.version}:
-            await fail(context, HansaError(Reason.ANALYSIS_UNKNOWN, field="analysis"), method="double", caller="")
+            await refuse(context, HansaError(Reason.ANALYSIS_UNKNOWN, field="analysis"))
         return catalogue.GetAnalysisResponse(analysis=ANALYSIS)
 
     async def ListDatasets(  # type: ignore[override]  # noqa: N802
@@ -189,7 +216,7 @@ class Jobs(_Double, job_service_pb2_grpc.JobServiceServicer):
         await self.check(context)
         lists = self.script.watched
         if not lists:
-            await fail(context, HansaError(Reason.JOB_UNKNOWN), method="double", caller="")
+            await refuse(context, HansaError(Reason.JOB_UNKNOWN))
         number = min(self.script.watch_calls, len(lists) - 1)
         self.script.watch_calls += 1
         for job in lists[number]:
@@ -204,20 +231,17 @@ class Jobs(_Double, job_service_pb2_grpc.JobServiceServicer):
     ) -> job_service_pb2.GetJobResponse:
         await self.check(context)
         if request.job_id not in self.script.jobs:
-            await fail(context, HansaError(Reason.JOB_UNKNOWN), method="double", caller="")
+            await refuse(context, HansaError(Reason.JOB_UNKNOWN))
         return job_service_pb2.GetJobResponse(job=self.script.jobs[request.job_id])
 
     async def GetResult(self, request: Any, context: Context) -> job_service_pb2.GetResultResponse:  # type: ignore[override]  # noqa: N802
         await self.check(context)
         if not self.script.result:
-            await fail(context, HansaError(Reason.JOB_NOT_ENDED), method="double", caller="")
+            await refuse(context, HansaError(Reason.JOB_NOT_ENDED))
         return job_service_pb2.GetResultResponse(job=JOB(waits_for="why it ended"), result=self.script.result)
 
 
 async def _until_gone(context: Context) -> None:
-    import asyncio
-
     gone = asyncio.Event()
-    done: Callable[[Any], None] = lambda _: gone.set()  # noqa: E731
-    context.add_done_callback(done)
+    context.add_done_callback(lambda _: gone.set())
     await gone.wait()

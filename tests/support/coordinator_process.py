@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hansa.sdk.keys import create_key
@@ -14,28 +15,26 @@ from hansa.sdk.keys import create_key
 PROGRAM = Path(sys.executable).parent / "hansa-coordinator"
 
 
-@asynccontextmanager
-async def serving_coordinator(folder: Path) -> AsyncIterator[Path]:
+@contextmanager
+def serving_coordinator(folder: Path) -> Iterator[Path]:
     """Yield the first operator's profile while a new coordinator in ``folder`` serves."""
     create_key(folder / "olga")
     people, enrolment, node = free_ports(3)
     state = folder / "coordinator"
-    await _run(
+    _run(
         "init", state, "--federation", "demo", "--operator", "olga", "--operator-key", folder / "olga.pub",
         "--people-port", people, "--enrolment-port", enrolment, "--node-port", node,
     )  # fmt: skip
     profile = folder / "olga.toml"
-    profile.write_bytes(await _run("profile", state, "--person", "olga", "--key", folder / "olga"))
+    profile.write_bytes(_run("profile", state, "--person", "olga", "--key", folder / "olga"))
     log = folder / "coordinator.log"
-    with log.open("wb") as sink:
-        process = await asyncio.create_subprocess_exec(PROGRAM, "serve", state, stdout=sink, stderr=sink)
+    with log.open("wb") as sink, subprocess.Popen([PROGRAM, "serve", state], stdout=sink, stderr=sink) as process:
         try:
-            await asyncio.wait_for(_until_listening(process, people, log), 60)
+            _wait_until_listening(process, people, log)
             yield profile
         finally:
-            if process.returncode is None:
-                process.terminate()
-            await asyncio.wait_for(process.wait(), 30)
+            process.terminate()
+            process.wait(30)
 
 
 def profile_of(person: str, key: Path, operator: Path) -> Path:
@@ -56,25 +55,20 @@ def free_ports(count: int) -> Sequence[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-async def _run(*arguments: object) -> bytes:
-    process = await asyncio.create_subprocess_exec(
-        PROGRAM, *map(str, arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    if process.returncode:
-        raise RuntimeError(err.decode())
-    return out
+def _run(*arguments: object) -> bytes:
+    done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, timeout=60, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr.decode())
+    return done.stdout
 
 
-async def _until_listening(process: asyncio.subprocess.Process, port: int, log: Path) -> None:
-    while True:
-        if process.returncode is not None:
-            raise RuntimeError(f"the coordinator ended; see {log}")
+def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    until = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < until:
         try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
-            await asyncio.sleep(0.05)
-            continue
-        writer.close()
-        await writer.wait_closed()
-        return
+            time.sleep(0.02)
+        else:
+            return
+    raise RuntimeError(f"the coordinator does not serve: {log.read_text()}")

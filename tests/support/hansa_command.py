@@ -1,14 +1,18 @@
-"""Runs the real ``hansa`` command as a process of its own."""
+"""Runs the ``hansa`` command: within this process, or as one of its own."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from click.testing import CliRunner
+
+from hansa.cli.main import cli
 
 PROGRAM = Path(sys.executable).parent / "hansa"
 
@@ -28,25 +32,36 @@ class Ended:
 
     @property
     def reason(self) -> str:
-        """The reason of the error line."""
-        return self.err.splitlines()[-1].split(": ")[1] if self.err.startswith("error: ") else ""
+        """The reason of the error, whichever form it has."""
+        last = self.err.splitlines()[-1]
+        return last.split(": ")[1] if last.startswith("error: ") else str(json.loads(last)["error"]["reason"])
 
 
-async def start(*arguments: str | Path, profile: Path) -> asyncio.subprocess.Process:
-    """Start ``hansa`` with ``arguments`` under ``profile``."""
-    environment = {**os.environ, "HANSA_PROFILE": str(profile)}
-    pipe = asyncio.subprocess.PIPE
-    return await asyncio.create_subprocess_exec(
-        PROGRAM, *map(str, arguments), env=environment, stdin=pipe, stdout=pipe, stderr=pipe
+def hansa(*arguments: str | Path, profile: Path, typed: str = "") -> Ended:
+    """Run ``hansa`` to its end within this process: real but for the interpreter's start."""
+    result = CliRunner().invoke(cli, [str(one) for one in arguments], input=typed, env=environment(profile))
+    return Ended(result.exit_code, result.stdout, result.stderr)
+
+
+def start(*arguments: str | Path, profile: Path) -> subprocess.Popen[str]:
+    """Start ``hansa`` as a process of its own."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [PROGRAM, *map(str, arguments)],
+        env={**os.environ, **environment(profile)},
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
     )
 
 
-async def ended(process: asyncio.subprocess.Process, typed: str = "") -> Ended:
-    """Return how ``process`` ended, having typed ``typed`` and closed its stdin."""
-    out, err = await asyncio.wait_for(process.communicate(typed.encode()), timeout=60)
-    return Ended(process.returncode or 0, out.decode(), err.decode())
+def ended(process: subprocess.Popen[str]) -> Ended:
+    """Return how ``process`` ended, its stdin closed."""
+    out, err = process.communicate(timeout=60)
+    return Ended(process.returncode, out, err)
 
 
-async def hansa(*arguments: str | Path, profile: Path, typed: str = "") -> Ended:
-    """Run ``hansa`` to its end."""
-    return await ended(await start(*arguments, profile=profile), typed)
+def environment(profile: Path) -> dict[str, str]:
+    """Return the variables that make ``profile`` the one in use."""
+    return {"HANSA_PROFILE": str(profile), "GRPC_VERBOSITY": "NONE"}

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -98,7 +99,7 @@ class JobWorld:
     def __post_init__(self) -> None:
         self.desk = Desk(self.database, self.clock, command_bytes)
 
-    def spec(self, **changes: object) -> dict[str, object]:
+    def spec(self, **changes: Any) -> dict[str, Any]:
         """Return a good request; ``changes`` replace fields."""
         return {
             "v": 1,
@@ -114,11 +115,11 @@ class JobWorld:
             **changes,
         }
 
-    def signed(self, *, signer: str = "ada", **changes: object) -> Signed:
+    def signed(self, *, signer: str = "ada", **changes: Any) -> Signed:
         payload = json.dumps(self.spec(**changes)).encode()
         return envelope.sign(envelope.JOB_TYPE, payload, key_id=signer, key=self.keys[signer])
 
-    async def submit(self, signed: Signed | None = None, *, caller: str = "ada", **changes: object) -> JobRecord:
+    async def submit(self, signed: Signed | None = None, *, caller: str = "ada", **changes: Any) -> JobRecord:
         turn, sent = self.desk.turn(), signed or self.signed(**changes)
         return await self.desk.commit(lambda session: submit_job(session, signed=sent, caller=caller, turn=turn))
 

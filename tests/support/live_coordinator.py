@@ -128,17 +128,13 @@ class LiveCoordinator:
     async def enrol(self, token: str, node_key: NodeKey) -> NodeKey:
         """Enrol with ``token``; fill and return ``node_key``."""
         stub = EnrolmentServiceStub(self.channel("enrolment"))
-        request = enrolment_service_pb2.EnrolRequest(
-            token_secret=parse_token(token).secret, csr_pem=node_key.csr()
-        )
+        request = enrolment_service_pb2.EnrolRequest(token_secret=parse_token(token).secret, csr_pem=node_key.csr())
         answer = await stub.Enrol(request, timeout=CALL_SECONDS)
         node_key.certificate_pem, node_key.fingerprint = answer.certificate_pem, answer.key_fingerprint
         return node_key
 
     async def confirm(self, node: str, fingerprint: str) -> None:
-        request = admin_service_pb2.ConfirmNodeRequest(
-            request_id=uuid4().hex, node=node, key_fingerprint=fingerprint
-        )
+        request = admin_service_pb2.ConfirmNodeRequest(request_id=uuid4().hex, node=node, key_fingerprint=fingerprint)
         await self.admin("ConfirmNode", request)
 
     async def join(self, node: str = "FI") -> NodeKey:

@@ -22,7 +22,7 @@ def part(
 ) -> Summary:
     """A released summary: people and allele count by variant and stratum."""
     labels = tuple(dict.fromkeys(label for label, _ in cells))
-    arrays = {
+    arrays: dict[str, dict[tuple[str, ...], int | float]] = {
         "people": {key: people for key, (people, _) in cells.items()},
         "an": {key: 2 * people for key, (people, _) in cells.items()},
         "ac": {key: ac for key, (_, ac) in cells.items()},

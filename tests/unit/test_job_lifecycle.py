@@ -7,13 +7,14 @@ import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import pytest
 
 from coordinator.services.catalogue import make_analysis, publish_analysis
 from coordinator.services.deadlines import due_jobs, keep_deadlines, next_due, pause
 from coordinator.services.evaluation import settle
-from coordinator.services.jobs import JobView, cancel_job, job_result, list_jobs, show, view_job, watch_job
+from coordinator.services.jobs import Asker, JobView, cancel_job, job_result, list_jobs, show, view_job, watch_job
 from coordinator.services.nodes import Act
 from coordinator.services.sessions import Sessions
 from coordinator.store.outboxes import CommandRepository
@@ -35,7 +36,7 @@ from tests.support.job_world import (
     open_world,
     released,
 )
-from tests.support.plain_node import NodeStore, PlainNode, release, report, run_at
+from tests.support.scripted_node import NodeStore, PlainNode, release, report, run_at
 from tests.support.stores import empty_store_url, postgres  # noqa: F401 - fixtures
 
 COUNT = {"dtype": "int64", "axes": [], "merge": "sum", "released": True}
@@ -59,14 +60,14 @@ async def nodes(world: JobWorld) -> AsyncIterator[dict[str, PlainNode]]:
     await sessions.close()
 
 
-async def cancel(world: JobWorld, job_id: str, asker: object = ADA, request_id: str = "r") -> JobView:
-    work = partial(cancel_job, job_id=job_id, asker=asker, request_id=request_id, turn=world.desk.turn())  # type: ignore[arg-type]
+async def cancel(world: JobWorld, job_id: str, asker: Asker = ADA, request_id: str = "r") -> JobView:
+    work = partial(cancel_job, job_id=job_id, asker=asker, request_id=request_id, turn=world.desk.turn())
     return await world.desk.commit(work)
 
 
-async def result(world: JobWorld, job_id: str) -> dict[str, object]:
+async def result(world: JobWorld, job_id: str) -> dict[str, Any]:
     found = await world.desk.read(partial(job_result, job_id=job_id, asker=ADA, turn=world.desk.turn()))
-    value: dict[str, object] = json.loads(found.content)
+    value: dict[str, Any] = json.loads(found.content)
     return value
 
 
@@ -104,11 +105,11 @@ async def test_a_job_completes_when_all_summaries_are_there_in_whatever_order(
 
     assert (await world.job(job.job_id)).state is JobState.COMPLETED
     found = await result(world, job.job_id)
-    (row,) = found["variants"]  # type: ignore[misc]
-    assert row["variant"] == VARIANT  # type: ignore[index]
-    assert row["countries"]["FI"]["ac"] == 40  # type: ignore[index]
-    assert row["countries"]["IT"]["status"] == "suppressed"  # type: ignore[index]
-    assert (row["pooled"]["ac"], row["pooled"]["an"], row["pooled"]["partial"]) == (100, 412, True)  # type: ignore[index]
+    (row,) = found["variants"]
+    assert row["variant"] == VARIANT
+    assert row["countries"]["FI"]["ac"] == 40
+    assert row["countries"]["IT"]["status"] == "suppressed"
+    assert (row["pooled"]["ac"], row["pooled"]["an"], row["pooled"]["partial"]) == (100, 412, True)
     assert found["nodes"] == [
         {"node": node, "state": "RELEASED", "reason": "", "dataset": f"{node}-aisnp"} for node in NODES
     ]
@@ -180,7 +181,7 @@ async def test_somebody_elses_job_is_answered_like_an_unknown_one(world: JobWorl
         with pytest.raises(HansaError) as caught:
             await cancel(world, job_id, BOB)
         assert caught.value.reason is Reason.JOB_UNKNOWN
-    seen = await world.desk.read(partial(view_job, job_id=job.job_id, asker=OPERATOR, turn=turn))
+    seen: JobView = await world.desk.read(partial(view_job, job_id=job.job_id, asker=OPERATOR, turn=turn))
     assert seen.job.job_id == job.job_id
 
 
@@ -193,11 +194,11 @@ async def test_lists_are_paged_newest_first_and_show_only_the_askers_own(world: 
     theirs = (await world.submit(world.signed(signer="bob", submitter="bob"), caller="bob")).job_id
     turn = world.desk.turn()
 
-    async def walk(asker: object) -> list[str]:
+    async def walk(asker: Asker) -> list[str]:
         found, after = [], ""
         while True:
             page = Page(2, after)
-            listed = await world.desk.read(partial(list_jobs, page=page, asker=asker, turn=turn))  # type: ignore[arg-type]
+            listed = await world.desk.read(partial(list_jobs, page=page, asker=asker, turn=turn))
             found += [view.job.job_id for view in listed.items]
             after = listed.last
             if not after:
@@ -214,7 +215,7 @@ async def test_lists_are_paged_newest_first_and_show_only_the_askers_own(world: 
 async def test_a_watch_tells_the_job_at_once_and_after_each_change_until_its_end(
     world: JobWorld, nodes: dict[str, PlainNode]
 ) -> None:
-    job = await world.submit(datasets=world.spec()["datasets"][:1], quorum=1)  # type: ignore[index]
+    job = await world.submit(datasets=world.spec()["datasets"][:1], quorum=1)
     await nodes["FI"].take_command()
     seen: asyncio.Queue[JobView] = asyncio.Queue()
 
@@ -251,7 +252,7 @@ async def test_the_deadline_ends_a_job_and_expires_what_is_open(world: JobWorld,
     await world.upload("ES", job, released())
     assert await world.job(job.job_id) == await world.job(job.job_id)
     assert (await world.job(job.job_id)).runs[1].state is RunState.EXPIRED
-    assert (await result(world, job.job_id))["nodes"][1]["state"] == "EXPIRED"  # type: ignore[index]
+    assert (await result(world, job.job_id))["nodes"][1]["state"] == "EXPIRED"
 
 
 async def test_a_job_with_its_quorum_does_not_wait_for_a_node_that_stays_away(

@@ -153,6 +153,6 @@ async def test_the_commands_of_a_node_are_one_chain(world: JobWorld) -> None:
     stored = world.database.run_sync(lambda s: CommandRepository(s).pending("FI", after=0, limit=100))
     head = world.database.run_sync(lambda s: CommandRepository(s).head("FI"))
     assert [command.seq for command in stored] == [1, 2, 3, 4, 5]
-    at = [world.database.run_sync(lambda s, n=n: CommandRepository(s).hash_at("FI", n)) for n in range(6)]
+    at = world.database.run_sync(lambda s: [CommandRepository(s).hash_at("FI", number) for number in range(6)])
     assert [command.prev_hash for command in stored] == at[:5]
     assert head.hash == at[5]

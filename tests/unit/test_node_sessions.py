@@ -24,7 +24,7 @@ from hansa.contract.limits import COMMAND_WINDOW
 from hansa.contract.states import RunState
 from hansa.v1 import node_service_pb2 as wire
 from tests.support.job_world import START, JobWorld, open_world, snapshot
-from tests.support.plain_node import NodeStore, PlainNode, inventory, report, run_at
+from tests.support.scripted_node import NodeStore, PlainNode, inventory, report, run_at
 
 NONCE = b"n" * 32
 

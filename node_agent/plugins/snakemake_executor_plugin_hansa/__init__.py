@@ -30,7 +30,7 @@ common_settings = CommonSettings(
 
 
 @dataclass
-class ExecutorSettings(ExecutorSettingsBase):
+class ExecutorSettings(ExecutorSettingsBase):  # type: ignore[misc] # Snakemake is untyped
     """What the executor needs to reach the runner."""
 
     channel_fd: int | None = field(
@@ -83,7 +83,7 @@ class Executor(RealExecutor):  # type: ignore[misc] # Snakemake is untyped
                 else:
                     self.report_job_error(info, msg=f"exit status {code}")
             raise ConnectionError("the runner has gone")
-        except Exception as error:  # noqa: BLE001 # the thread's outermost edge
+        except Exception as error:  # the thread's outermost edge
             self.workflow.scheduler.executor_error_callback(error)
 
     def shutdown(self) -> None:

@@ -16,6 +16,7 @@ from typing import Final
 MAX_REQUEST_BYTES: Final = 1 << 20
 MAX_RULES: Final = 100_000
 _MAX_NAME: Final = 256
+_FIELDS: Final = {"number": int, "rule": str, "threads": int, "command": str}
 
 
 class ChannelError(ValueError):
@@ -46,13 +47,11 @@ def parse_request(line: bytes, expected_number: int) -> RuleRequest:
         request = RuleRequest(**raw)
     except (ValueError, TypeError, RecursionError) as error:
         raise ChannelError("not a request") from error
-    fields_fit = (
-        type(request.number) is int
-        and type(request.threads) is int
-        and isinstance(request.rule, str)
-        and isinstance(request.command, str)
-    )
-    if not fields_fit or request.number != expected_number or expected_number > MAX_RULES:
+    if (
+        {key: type(value) for key, value in raw.items()} != _FIELDS
+        or request.number != expected_number
+        or expected_number > MAX_RULES
+    ):
         raise ChannelError("a request out of order")
     if len(request.rule) > _MAX_NAME or request.threads < 1 or "\0" in request.command:
         raise ChannelError("a request out of bounds")

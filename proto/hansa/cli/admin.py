@@ -125,7 +125,7 @@ def _compare(name: str, fingerprint: str, *, yes: bool) -> None:
     click.echo(f"{safe(name)} enrolled with the key {safe(fingerprint)}", err=True)
     if yes:
         return
-    click.echo("Is it what the node's operator reads out (`hansa-node status`)? Type yes: ", nl=False, err=True)
+    click.echo("Is it what `hansa-node enrol` printed at the node? Type yes: ", nl=False, err=True)
     if sys.stdin.readline().strip() != "yes":
         raise HansaError(
             Reason.FINGERPRINT_MISMATCH, f"{safe(name)} was not confirmed; pass --fingerprint or --yes.", field="node"

@@ -21,7 +21,7 @@ from hansa.contract.job import strict_json
 from hansa.sdk.client import Client
 from hansa.sdk.jobs import job_state_name
 from hansa.sdk.request import JobRequest, check_request
-from hansa.sdk.result import parse_result
+from hansa.sdk.result import Result, parse_result
 from hansa.v1 import job_service_pb2, types_pb2
 
 
@@ -206,6 +206,13 @@ def result(invocation: Invocation, job_id: str, plot: Path | None, output: str) 
     answer = run(invocation, lambda client: client.jobs.result(job_id))
     code = _show_result(answer, output)
     if plot is not None:
-        draw_result(parse_result(answer.result), plot)
-        click.echo(f"Plot: {cell(plot).plain}", err=True)
+        _plot(parse_result(answer.result), plot)
     return code
+
+
+def _plot(result: Result, path: Path) -> None:
+    if result.variants:
+        draw_result(result, path)
+        click.echo(f"Plot: {cell(path).plain}", err=True)
+    else:
+        click.echo("No plot: the result has no variant.", err=True)

@@ -109,7 +109,9 @@ def footnotes(result: Result) -> list[str]:
     if any(figures.partial and figures.is_released for figures in cells):
         notes.append("* partial: not every country of the job is in the sum.")
     if any(not figures.is_released and figures.status in {"", "suppressed"} for figures in cells):
-        notes.append("suppressed: the node may not give the figure. Too few people, nobody, or no such variant: all look the same.")
+        notes.append(
+            "suppressed: the node may not give the figure. Too few people, nobody, or no such variant: all look the same."
+        )
     if any(figures.status == "no_answer" for figures in cells):
         notes.append("no answer: the node released nothing for this job.")
     return notes

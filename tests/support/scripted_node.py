@@ -1,4 +1,4 @@
-"""A scripted node that speaks plain frames to a session, without gRPC.
+"""A scripted node: in this process with plain frames, or on a real stream.
 
 It keeps its own outbox and command cursor, as a real node does, and does only
 what the test tells it to.
@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
+
+import grpc
 
 from coordinator.api.frames import coordinator_frame, node_frame
 from coordinator.domain import frames as plain
@@ -20,6 +23,7 @@ from hansa.contract.ids import NodeId, run_id
 from hansa.contract.outbox import Head
 from hansa.v1 import node_service_pb2 as wire
 from hansa.v1 import types_pb2
+from tests.support.live_coordinator import reason_of
 
 
 @dataclass
@@ -112,37 +116,22 @@ def inventory(*datasets: tuple[str, str, str, str]) -> wire.EventBody:
     )
 
 
-class PlainNode:
-    """One session of a scripted node."""
+class ScriptedNode:
+    """One session of a node that does what the test says, over whatever carries its frames."""
 
-    def __init__(self, sessions: Sessions, node: str, store: NodeStore, not_after: datetime | None = None) -> None:
-        self.node = node
+    def __init__(self, store: NodeStore) -> None:
         self.store = store
         self.epoch = 0
-        self._up: asyncio.Queue[plain.NodeFrame | None] = asyncio.Queue()
-        self._down: asyncio.Queue[wire.CoordinatorFrame] = asyncio.Queue()
-        self.session: NodeSession = sessions.open(NodeId(node), self._frames(), not_after=not_after)
-        self._reader = asyncio.create_task(self._read())
         self.fault: Reason | None = None
-
-    async def _frames(self) -> AsyncIterator[plain.NodeFrame]:
-        while (frame := await self._up.get()) is not None:
-            yield frame
-
-    async def _read(self) -> None:
-        try:
-            async for frame in self.session.outgoing():
-                await self._down.put(coordinator_frame(frame))
-        except HansaError as error:
-            self.fault = error.reason
+        self.down: asyncio.Queue[wire.CoordinatorFrame] = asyncio.Queue()
 
     async def send(self, frame: wire.NodeFrame) -> None:
-        await self._up.put(node_frame(frame))
+        raise NotImplementedError
 
     async def receive(self, kind: str) -> wire.CoordinatorFrame:
         """Return the next frame, which must be of ``kind``."""
         async with asyncio.timeout(20):
-            frame = await self._down.get()
+            frame = await self.down.get()
         assert frame.WhichOneof("frame") == kind, frame
         return frame
 
@@ -181,6 +170,30 @@ class PlainNode:
         )
         return body
 
+
+class PlainNode(ScriptedNode):
+    """A scripted node that speaks to a session in this process, without gRPC."""
+
+    def __init__(self, sessions: Sessions, node: str, store: NodeStore, not_after: datetime | None = None) -> None:
+        super().__init__(store)
+        self._up: asyncio.Queue[plain.NodeFrame | None] = asyncio.Queue()
+        self.session: NodeSession = sessions.open(NodeId(node), self._frames(), not_after=not_after)
+        self._reader = asyncio.create_task(self._read())
+
+    async def _frames(self) -> AsyncIterator[plain.NodeFrame]:
+        while (frame := await self._up.get()) is not None:
+            yield frame
+
+    async def _read(self) -> None:
+        try:
+            async for frame in self.session.outgoing():
+                await self.down.put(coordinator_frame(frame))
+        except HansaError as error:
+            self.fault = error.reason
+
+    async def send(self, frame: wire.NodeFrame) -> None:
+        await self._up.put(node_frame(frame))
+
     async def hang_up(self) -> None:
         """End the stream from the node's side, and wait for its end."""
         await self._up.put(None)
@@ -191,6 +204,59 @@ class PlainNode:
         async with asyncio.timeout(20):
             await self._reader
             await self.session.ended()
+        return self.fault
+
+
+class WireNode(ScriptedNode):
+    """A scripted node on a real stream of NodeService."""
+
+    def __init__(self, stub: Any, store: NodeStore) -> None:
+        super().__init__(store)
+        self.stub = stub
+        self._call = stub.Connect()
+        self._reader = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        try:
+            async for frame in self._call:
+                await self.down.put(frame)
+        except grpc.aio.AioRpcError as error:
+            self.fault = reason_of(error)
+
+    async def send(self, frame: wire.NodeFrame) -> None:
+        await self._call.write(frame)
+
+    async def upload(self, run: str, content: bytes, *, digest: bytes | None = None, chunk_bytes: int = 100) -> None:
+        """Upload a summary in small chunks."""
+
+        def parts() -> Iterator[wire.UploadSummaryRequest]:
+            header = wire.UploadSummaryRequest.Header(
+                run_id=run,
+                attempt=1,
+                execution=1,
+                digest=digest or hashlib.sha256(content).digest(),
+                size=len(content),
+            )
+            yield wire.UploadSummaryRequest(header=header)
+            for start in range(0, len(content), chunk_bytes):
+                yield wire.UploadSummaryRequest(chunk=content[start : start + chunk_bytes])
+
+        await self.stub.UploadSummary(parts(), timeout=20)
+
+    async def hang_up(self) -> None:
+        """End the stream from the node's side, and wait for its end."""
+        await self._call.done_writing()
+        await self.ended()
+
+    def vanish(self) -> None:
+        """Cancel the stream, as a broken connection does."""
+        self._reader.cancel()
+        self._call.cancel()
+
+    async def ended(self) -> Reason | None:
+        """Wait until the stream is over; return why, if the node was told."""
+        async with asyncio.timeout(20):
+            await self._reader
         return self.fault
 
 

@@ -1,0 +1,141 @@
+"""What leaves a method that fails: a reason, never the text of an exception."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from coordinator.api.caller import Caller, Role, current_caller
+from coordinator.api.guard import Guard
+from coordinator.api.interceptors import Boundary
+from coordinator.api.rates import RateLimiter
+from hansa.contract.errors import HansaError, Reason
+from tests.support.live_coordinator import info_of
+
+UNARY = "/hansa.v1.JobService/GetJob"
+SENDS_MANY = "/hansa.v1.JobService/WatchJob"
+TAKES_MANY = "/hansa.v1.NodeService/UploadSummary"
+BOTH_MANY = "/hansa.v1.NodeService/Connect"
+SECRET = "sample NA12878"
+
+
+async def read_all(requests: AsyncIterator[bytes]) -> list[bytes]:
+    return [request async for request in requests]
+
+
+class Methods(grpc.GenericRpcHandler):
+    """One method of each kind; the request says how it ends."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        return {
+            UNARY: grpc.unary_unary_rpc_method_handler(self.unary),
+            SENDS_MANY: grpc.unary_stream_rpc_method_handler(self.sends_many),
+            TAKES_MANY: grpc.stream_unary_rpc_method_handler(self.takes_many),
+            BOTH_MANY: grpc.stream_stream_rpc_method_handler(self.both_many),
+            "/x/Unruled": grpc.unary_unary_rpc_method_handler(self.unary),
+        }.get(str(handler_call_details.method))
+
+    async def unary(self, request: bytes, _context: Any) -> bytes:
+        return self.end(request)
+
+    async def sends_many(self, request: bytes, _context: Any) -> AsyncIterator[bytes]:
+        yield b"first"
+        yield self.end(request)
+
+    async def takes_many(self, requests: AsyncIterator[bytes], _context: Any) -> bytes:
+        return self.end((await read_all(requests))[-1])
+
+    async def both_many(self, requests: AsyncIterator[bytes], _context: Any) -> AsyncIterator[bytes]:
+        async for request in requests:
+            yield self.end(request)
+
+    def end(self, request: bytes) -> bytes:
+        if request == b"crash":
+            raise ValueError(SECRET)
+        if request == b"refuse":
+            raise HansaError(Reason.JOB_UNKNOWN, field="job_id", log=SECRET)
+        return request + b" " + current_caller().subject.encode()
+
+
+async def somebody(_context: Any) -> Caller:
+    return Caller(Role.RESEARCHER, "rita")
+
+
+async def some_node(_context: Any) -> Caller:
+    return Caller(Role.NODE, "FI")
+
+
+@pytest.fixture
+async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
+    guard = Guard({Role.RESEARCHER: somebody, Role.NODE: some_node}, RateLimiter(lambda: 0.0))
+    server = grpc.aio.server(interceptors=[Boundary(guard)])
+    server.add_generic_rpc_handlers((Methods(),))
+    address = f"unix:{tmp_path / 's'}"
+    server.add_insecure_port(address)
+    await server.start()
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield channel
+    await server.stop(None)
+
+
+def call(channel: grpc.aio.Channel, method: str, request: bytes) -> Any:
+    match method:
+        case "/hansa.v1.JobService/WatchJob":
+            return last(channel.unary_stream(method)(request))
+        case "/hansa.v1.NodeService/UploadSummary":
+            return channel.stream_unary(method)(iter([b"before", request]))
+        case "/hansa.v1.NodeService/Connect":
+            return last(channel.stream_stream(method)(iter([b"before", request])))
+        case _:
+            return channel.unary_unary(method)(request)
+
+
+async def last(stream: Any) -> bytes:
+    seen = [message async for message in stream]
+    return bytes(seen[-1])
+
+
+KINDS = pytest.mark.parametrize("method", [UNARY, SENDS_MANY, TAKES_MANY, BOTH_MANY])
+
+
+@KINDS
+async def test_a_method_that_succeeds_answers_and_knows_its_caller(channel: grpc.aio.Channel, method: str) -> None:
+    subject = b"node:FI" if "Node" in method else b"researcher:rita"
+    assert await call(channel, method, b"hello") == b"hello " + subject
+
+
+@KINDS
+async def test_a_refusal_keeps_its_reason_and_field(channel: grpc.aio.Channel, method: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(channel, method, b"refuse")
+    info = info_of(caught.value)
+    assert info is not None
+    assert (info.reason, info.domain, dict(info.metadata)) == ("JOB_UNKNOWN", "hansa.v1", {"field": "job_id"})
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert SECRET not in str(caught.value)
+
+
+@KINDS
+async def test_a_crash_tells_nothing_but_that_it_was_one(channel: grpc.aio.Channel, method: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(channel, method, b"crash")
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert caught.value.details() == "Internal error."
+    assert SECRET not in str(caught.value)
+    assert "ValueError" not in str(caught.value)
+
+
+async def test_a_method_without_a_row_in_the_policy_is_refused(channel: grpc.aio.Channel) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(channel, "/x/Unruled", b"hello")
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_method_that_does_not_exist_is_unimplemented(channel: grpc.aio.Channel) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(channel, "/x/None", b"hello")
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -1,0 +1,87 @@
+"""Every method has its rules, and the limits hold."""
+
+from __future__ import annotations
+
+import pytest
+
+from coordinator.api.caller import Role
+from coordinator.api.method_policy import METHOD_POLICY
+from coordinator.api.rates import RateLimiter
+from hansa.contract.errors import HansaError, Reason
+from hansa.contract.limits import MESSAGE_BYTES
+from hansa.v1 import (
+    admin_service_pb2,
+    catalogue_service_pb2,
+    enrolment_service_pb2,
+    job_service_pb2,
+    node_service_pb2,
+)
+
+FILES = (admin_service_pb2, catalogue_service_pb2, enrolment_service_pb2, job_service_pb2, node_service_pb2)
+METHODS = {
+    f"/{service.full_name}/{method.name}": method
+    for file in FILES
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+# Safe to repeat by what their messages carry: a secret with its key, numbered frames, a digest.
+WITHOUT_REQUEST_ID = {
+    "/hansa.v1.EnrolmentService/Enrol",
+    "/hansa.v1.NodeService/Connect",
+    "/hansa.v1.NodeService/UploadSummary",
+}
+
+
+def test_every_method_has_a_row_and_every_row_a_method() -> None:
+    assert set(METHOD_POLICY) == set(METHODS)
+
+
+@pytest.mark.parametrize("method", sorted(METHOD_POLICY))
+def test_every_row_admits_somebody_and_bounds_size_and_rate(method: str) -> None:
+    policy = METHOD_POLICY[method]
+    assert policy.roles
+    assert 0 < policy.max_bytes <= MESSAGE_BYTES
+    assert 0 < policy.per_minute <= 3000
+
+
+@pytest.mark.parametrize("method", sorted(METHOD_POLICY))
+def test_a_method_changes_something_exactly_if_its_request_has_an_id(method: str) -> None:
+    has_id = "request_id" in METHODS[method].input_type.fields_by_name
+    assert METHOD_POLICY[method].mutating == (has_id or method in WITHOUT_REQUEST_ID)
+
+
+def test_the_operators_service_is_for_operators_alone_and_the_nodes_for_nodes() -> None:
+    for method, policy in METHOD_POLICY.items():
+        if "AdminService" in method:
+            assert policy.roles == {Role.OPERATOR}
+        if "NodeService" in method:
+            assert policy.roles == {Role.NODE}
+
+
+class Ticks:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_caller_who_calls_too_often_is_refused_and_later_served_again() -> None:
+    ticks = Ticks()
+    rates = RateLimiter(ticks)
+    for _ in range(6):
+        rates.check("a", "m", per_minute=6)
+    with pytest.raises(HansaError) as caught:
+        rates.check("a", "m", per_minute=6)
+    assert caught.value.reason is Reason.RATE_LIMITED
+    ticks.now = 10.0
+    rates.check("a", "m", per_minute=6)
+    with pytest.raises(HansaError):
+        rates.check("a", "m", per_minute=6)
+
+
+def test_one_callers_zeal_costs_no_other_caller_and_no_other_method() -> None:
+    rates = RateLimiter(Ticks())
+    rates.check("a", "m", per_minute=1)
+    rates.check("b", "m", per_minute=1)
+    rates.check("a", "n", per_minute=1)
