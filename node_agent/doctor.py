@@ -6,7 +6,6 @@ does not hide the next.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import socket
@@ -17,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hansa.contract.errors import HansaError
 from hansa.runtime.clock import Clock, utc_now
@@ -142,12 +141,19 @@ def _redis(state: StateFolder) -> Finding:
 
 
 def _sandbox(_state: StateFolder) -> Finding:
+    from node_agent.execution.bubblewrap import BubblewrapSandbox, this_machine
+
+    sandbox = BubblewrapSandbox(this_machine("doctor"), warm=False)
     try:
-        from node_agent.execution.sandbox import probe
-    except ImportError as error:
-        return Finding("sandbox", FAILED, f"cannot be loaded: {error}", "install hansa with its extra `node`")
-    found: Any = probe()
-    return Finding("sandbox", OK, str(found))
+        report = sandbox.probe()
+    finally:
+        sandbox.close()
+    detail = "; ".join((f"{report.driver}, limits by {report.limits}", *report.remarks))
+    if not report.usable:
+        return Finding("sandbox", FAILED, detail, "install bubblewrap and util-linux; see docs/reference/hansa-node.md")
+    if report.limits == "rlimits":
+        return Finding("sandbox", WARNING, detail, "run the agent where it may write control groups")
+    return Finding("sandbox", OK, detail)
 
 
 def _sqlite() -> Finding:
@@ -178,9 +184,9 @@ def _coordinator(state: StateFolder) -> Finding:
     except ssl.SSLCertVerificationError as error:
         remedy = "it is another server, or its certificate expired; ask the federation operator"
         return Finding("coordinator", FAILED, f"{endpoint}: {error.verify_message}", remedy)
-    except ssl.SSLError as error:
+    except _HungUpError:
         remedy = "ask the federation operator whether the node was revoked"
-        return Finding("coordinator", FAILED, f"{endpoint} refuses us: {error.reason}", remedy)
+        return Finding("coordinator", FAILED, f"{endpoint} does not accept our certificate", remedy)
     except OSError as error:
         remedy = "check the address, and that the firewall lets this host connect to it"
         return Finding("coordinator", FAILED, f"{endpoint}: {error.strerror or error}", remedy)
@@ -204,6 +210,14 @@ def _greet(state: StateFolder, endpoint: str) -> None:
         socket.create_connection((host, int(port)), timeout=_PATIENCE_SECONDS) as plain,
         context.wrap_socket(plain, server_hostname=host) as tls,
     ):
-        tls.sendall(_HELLO)
-        if not tls.recv(1):
-            raise ConnectionResetError(os.strerror(104))
+        try:
+            tls.sendall(_HELLO)
+            answer = tls.recv(1)
+        except (ssl.SSLError, ConnectionError) as error:
+            raise _HungUpError from error
+        if not answer:
+            raise _HungUpError
+
+
+class _HungUpError(Exception):
+    """The server proved who it is, and then ended the connection."""

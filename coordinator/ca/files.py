@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -32,9 +32,9 @@ class Keys:
 
     server_ca: Authority
     node_ca: Authority
-    server_key_pem: bytes
-    server_chain_pem: bytes
-    invitation_key: bytes
+    server_key_pem: bytes = field(repr=False)
+    server_chain_pem: bytes = field(repr=False)
+    invitation_key: bytes = field(repr=False)
 
 
 def create_keys(folder: Path, federation: str, *, names: Sequence[str], now: datetime) -> Authority:

@@ -120,9 +120,7 @@ class CredentialRepository:
         """Make a pending certificate the active one; the one before is superseded."""
         self._move(credential.node, CredentialState.ACTIVE, CredentialState.SUPERSEDED)
         self._session.execute(
-            update(CredentialRow)
-            .where(CredentialRow.serial == credential.serial)
-            .values(state=CredentialState.ACTIVE)
+            update(CredentialRow).where(CredentialRow.serial == credential.serial).values(state=CredentialState.ACTIVE)
         )
 
     def revoke_all(self, node: str) -> None:
@@ -142,5 +140,10 @@ def _digest(secret: str) -> bytes:
 
 def _credential(row: CredentialRow) -> Credential:
     return Credential(
-        row.serial, NodeId(row.node), CredentialState(row.state), row.not_after, row.key_fingerprint, row.certificate_pem
+        row.serial,
+        NodeId(row.node),
+        CredentialState(row.state),
+        row.not_after,
+        row.key_fingerprint,
+        row.certificate_pem,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from node_agent.cli.invocation import Invocation, output_option, state_options
+from node_agent.cli.invocation import Invocation, output_option, quiet_logs, state_options
 from node_agent.cli.render import print_facts, print_json, print_table, shown
 
 
@@ -32,6 +32,7 @@ def doctor(invocation: Invocation) -> int:
     """Check what the node needs; each fault comes with its remedy. Exit code 1 when there is one."""
     from node_agent.doctor import FAILED, examine
 
+    quiet_logs()
     path = invocation.state_path()
     findings = examine(path)
     if invocation.json:

@@ -24,10 +24,9 @@ What is not given is absent, whether it is small, zero, or not in the data.
 from __future__ import annotations
 
 import enum
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NoReturn, Self, final
+from typing import Final, NamedTuple, NoReturn, Self, final
 
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.summary import Key, Summary
@@ -38,7 +37,7 @@ SEXES: Final = ("female", "male")
 UNKNOWN: Final = "unknown"
 STRATA: Final = (*SEXES, UNKNOWN)
 RELEASED_ARRAYS: Final = ("people", "an", "ac")
-_ARRAYS: Final = frozenset({*RELEASED_ARRAYS, "carriers", "others"})
+_ARRAYS: Final = (*RELEASED_ARRAYS, "carriers", "others")
 _AXES: Final = ("variant", "stratum")
 _LEAST_COHORT: Final = 20
 _LEAST_CARRIERS: Final = 10
@@ -121,8 +120,7 @@ class Withheld:
     checks: tuple[Check, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Cell:
+class _Cell(NamedTuple):  # in the order of _ARRAYS
     people: int
     an: int
     ac: int
@@ -224,7 +222,7 @@ def _corrupt(where: str) -> NoReturn:
 
 def _rows(collected: Summary, sizes: Mapping[str, int], asked: Asked) -> dict[Variant, _Row]:
     """Return the cells by variant and stratum, each found plausible."""
-    if set(collected.arrays) != _ARRAYS or any(array.axes != _AXES for array in collected.arrays.values()):
+    if set(collected.arrays) != set(_ARRAYS) or any(array.axes != _AXES for array in collected.arrays.values()):
         _corrupt("arrays")
     strata = collected.axes["stratum"]
     # `unknown` may be left out where nobody's sex is unknown.
@@ -232,8 +230,9 @@ def _rows(collected: Summary, sizes: Mapping[str, int], asked: Asked) -> dict[Va
     most = {ALL, *STRATA} if asked.stratified else {ALL}
     if not least <= set(strata) <= most:
         _corrupt("axes.stratum")
+    columns = [collected.arrays[name].cells for name in _ARRAYS]
     rows: dict[Variant, _Row] = {
-        parse_variant(label): {stratum: _cell(collected, (label, stratum), sizes[stratum]) for stratum in strata}
+        parse_variant(label): {stratum: _cell(columns, (label, stratum), sizes[stratum]) for stratum in strata}
         for label in collected.axes["variant"]
     }
     _check_asked(rows, collected.notes, asked)
@@ -242,14 +241,11 @@ def _rows(collected: Summary, sizes: Mapping[str, int], asked: Asked) -> dict[Va
     return rows
 
 
-def _cell(collected: Summary, key: Key, size: int) -> _Cell:
-    counts: dict[str, int] = {}
-    for name in _ARRAYS:
-        value = collected.arrays[name].cells.get(key)
-        if not isinstance(value, int) or value < 0:
-            _corrupt(f"arrays.{name}")
-        counts[name] = value
-    cell = _Cell(**counts)
+def _cell(columns: Sequence[Mapping[Key, int | float]], key: Key, size: int) -> _Cell:
+    counts = [column.get(key) for column in columns]
+    if not all(type(count) is int and count >= 0 for count in counts):
+        _corrupt("arrays")
+    cell = _Cell(*counts)  # type: ignore[arg-type]  # each was found to be an int
     if cell.people > size:
         _corrupt("arrays.people")
     if cell.an != 2 * cell.people:
@@ -284,9 +280,15 @@ def _check_asked(rows: Iterable[Variant], notes: Mapping[str, str], asked: Asked
 def _asked_for(rows: Iterable[Variant], notes: Mapping[str, str], asked: Asked) -> list[Variant]:
     """Return what was asked for by name or region, in genome order."""
     if asked.region is not None:
-        return [variant for variant in sorted(rows) if asked.region.holds(variant)]
-    names = frozenset(asked.variants)
-    return [variant for variant in sorted(rows) if str(variant) in names or notes.get(str(variant)) in names]
+        found = [variant for variant in rows if asked.region.holds(variant)]
+    else:
+        names = frozenset(asked.variants)
+        found = [variant for variant in rows if not names.isdisjoint((label := str(variant), notes.get(label, label)))]
+    return sorted(found, key=_genome_order)
+
+
+def _genome_order(variant: Variant) -> tuple[int, int, str, str]:
+    return variant.chrom, variant.pos, variant.ref, variant.alt
 
 
 def _place(variant: Variant) -> tuple[int, int]:
@@ -294,8 +296,10 @@ def _place(variant: Variant) -> tuple[int, int]:
 
 
 def _sites(rows: Mapping[Variant, _Row], strata: tuple[str, ...]) -> Iterable[_Site]:
-    for _, variants in itertools.groupby(sorted(rows), key=_place):
-        yield _Site({variant: rows[variant] for variant in variants}, strata)
+    by_place: dict[tuple[int, int], dict[Variant, _Row]] = {}
+    for variant, row in rows.items():
+        by_place.setdefault(_place(variant), {})[variant] = row
+    return (_Site(site, strata) for site in by_place.values())
 
 
 def _restrict(collected: Summary, given: Mapping[Variant, tuple[str, ...]], *, stratified: bool) -> Summary:

@@ -11,6 +11,7 @@ solver took 85 % of the time of a thousand jobs, measured).
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -20,6 +21,19 @@ PROGRAM_DIR: Final = "/opt/hansa/program"
 _BUNDLE: Final = Path("/bundle")
 _DATA: Final = Path("/data")
 _WORK: Final = Path("/work")
+# What Snakemake imports only when it comes to it, found by comparing sys.modules.
+_IMPORTED_LATE: Final = (
+    "getpass",
+    "graphlib",
+    "platformdirs.unix",
+    "smart_open",
+    "snakemake.api",
+    "snakemake.executors.local",
+    "snakemake.persistence.file",
+    "snakemake.scheduling.greedy",
+    "snakemake.storage",
+    "snakemake_executor_plugin_hansa",
+)
 
 
 def run_workflow(snakefile: str, cores: int, channel_fd: int) -> bool:
@@ -74,13 +88,17 @@ def _config() -> dict[str, Any]:
 
 
 def warm_up() -> None:
-    """Import what a run needs, so that a forked child need not."""
-    import snakemake.api
-    import snakemake.executors.local
-    import snakemake.persistence.file
-    import snakemake.scheduling.greedy  # noqa: F401
+    """Import what a run needs, so that a forked child need not; starts no thread."""
+    for name in _IMPORTED_LATE:
+        importlib.import_module(name)
+    from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
+    from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
+    from snakemake_interface_scheduler_plugins.registry import SchedulerPluginRegistry
+    from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
 
-    import snakemake_executor_plugin_hansa  # noqa: F401
+    # Each searches the whole of sys.path once per process.
+    for registry in (ExecutorPluginRegistry, LoggerPluginRegistry, SchedulerPluginRegistry, StoragePluginRegistry):
+        registry()
 
 
 def main(argv: list[str]) -> int:

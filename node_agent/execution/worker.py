@@ -29,6 +29,7 @@ from typing import Any, Final
 import redis
 import structlog
 from celery import Celery
+from celery.signals import setup_logging
 
 from hansa.contract.errors import RunReason
 from hansa.contract.ids import is_run_id
@@ -121,6 +122,8 @@ def _wait_for_broker(url: str) -> None:
 def _consume(app: Celery, queue: str, slots: int) -> int:
     # Root builds sandboxes, and nothing is unpickled: Celery's warning does not apply.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
+    # Whoever takes this signal sets up the logs; that has been done.
+    setup_logging.connect(_leave_logging, weak=False)
     worker = app.Worker(
         hostname=f"{queue}@{socket.gethostname()}-{os.getpid()}",
         queues=[queue],
@@ -135,6 +138,10 @@ def _consume(app: Celery, queue: str, slots: int) -> int:
     return int(worker.exitcode or 0)
 
 
+def _leave_logging(**_: Any) -> None:
+    return
+
+
 def _add_run_task(app: Celery, state_dir: Path, sandbox: BubblewrapSandbox) -> None:
     agent = AgentClient(StateFolder(state_dir).socket)
     runner = Runner(
@@ -144,11 +151,20 @@ def _add_run_task(app: Celery, state_dir: Path, sandbox: BubblewrapSandbox) -> N
         draw_incident=draw_incident,
     )
     executor = RunExecutor(agent, runner, f"{socket.gethostname()}-{os.getpid()}")
-    app.task(name=RUN_TASK)(executor.take)
+
+    def run(run_id: str) -> None:
+        executor.take(run_id)
+
+    app.task(name=RUN_TASK)(run)
 
 
 def _add_rule_task(app: Celery, state_dir: Path, sandbox: BubblewrapSandbox) -> None:
-    app.task(name=RULE_TASK)(partial(run_rule, StateFolder(state_dir).runs, sandbox))
+    runs = StateFolder(state_dir).runs
+
+    def rule(run_id: str, execution: int, number: int) -> None:
+        run_rule(runs, sandbox, run_id, execution, number)
+
+    app.task(name=RULE_TASK)(rule)
 
 
 def draw_incident() -> str:

@@ -125,6 +125,16 @@ def test_every_call_has_a_token_of_its_own(double: tuple[Script, Path]) -> None:
     assert len(script.tokens) == 7
 
 
+def test_a_job_is_listed_shown_and_cancelled(double: tuple[Script, Path]) -> None:
+    _, profile = double
+    job_id = hansa(*ASK, profile=profile).out.strip()
+    listed = hansa("job", "list", "--output", "json", profile=profile)
+    assert [one["job_id"] for one in listed.document["jobs"]] == [job_id]
+    assert job_id in hansa("job", "show", job_id, profile=profile).out
+    cancelled = hansa("job", "cancel", job_id, "--output", "json", profile=profile)
+    assert (cancelled.code, cancelled.document["state"]) == (0, "CANCELLING")
+
+
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_look_again(double: tuple[Script, Path]) -> None:
     script, profile = double
     script.watched = [[script.job(JOB.PENDING, GB=RUN.RUNNING), None]]

@@ -61,7 +61,9 @@ def signed(key: Any, *, headers: dict[str, Any] | None = None, algorithm: str = 
 
 
 def raw_signed(key: Ed25519PrivateKey, payload: bytes) -> str:
-    encode = lambda data: base64.urlsafe_b64encode(data).rstrip(b"=")  # noqa: E731
+    def encode(data: bytes) -> bytes:
+        return base64.urlsafe_b64encode(data).rstrip(b"=")
+
     head = encode(json.dumps({"alg": "EdDSA", "typ": "JWT", "kid": RITA}).encode()) + b"." + encode(payload)
     return (head + b"." + encode(key.sign(head))).decode()
 
@@ -88,7 +90,7 @@ FORGERIES: dict[str, Forge] = {
     "an end as a fraction": lambda key: signed(key, exp=NOW + 59.5),
     "a key of its own": lambda key: signed(key, headers={"jwk": {"kty": "OKP"}}),
     "a place of keys": lambda key: signed(key, headers={"jku": "https://localhost/keys"}),
-    "no signature": lambda _: jwt.encode(claims(), None, algorithm="none", headers={"kid": RITA}),
+    "no signature": lambda _: jwt.encode(claims(), "", algorithm="none", headers={"kid": RITA}),
     "a shared secret": lambda _: signed("0" * 32, algorithm="HS256"),
     "a claim twice": lambda key: raw_signed(key, json.dumps(claims()).encode()[:-1] + b',"jti":"y"}'),
     "deep nesting": lambda key: raw_signed(key, b"[" * 1500 + b"]" * 1500),
@@ -149,7 +151,7 @@ async def test_operators_do_not_submit_jobs(live: LiveCoordinator) -> None:
 async def test_the_method_of_another_listener_is_not_there(live: LiveCoordinator) -> None:
     others = [method for method, policy in METHOD_POLICY.items() if policy.roles & {Role.NODE, Role.GUEST}]
     for method in others:
-        call = live.people.unary_unary(method)
+        call: Any = live.people.unary_unary(method)
         error = await refusal(call(b"", metadata=live.bearer(OLGA), timeout=CALL_SECONDS))
         assert error.code() is grpc.StatusCode.UNIMPLEMENTED, method
 
@@ -169,7 +171,7 @@ async def test_a_client_that_trusts_the_node_ca_does_not_take_the_server_for_our
 
 
 async def test_a_message_that_cannot_be_read_is_told_so_and_nothing_more(live: LiveCoordinator) -> None:
-    call = live.people.unary_unary("/hansa.v1.CatalogueService/GetAnalysis")
+    call: Any = live.people.unary_unary("/hansa.v1.CatalogueService/GetAnalysis")
     for garbage in (b"\xff\xff\xff", b"\x0a\x02\xff\xfe", b"\x0a\x7f"):
         error = await refusal(call(garbage, metadata=live.bearer(RITA), timeout=CALL_SECONDS))
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -184,7 +186,7 @@ async def test_a_message_over_the_methods_size_is_refused(live: LiveCoordinator)
 
 
 async def test_an_unreadable_message_of_a_stranger_is_refused_for_the_stranger_first(live: LiveCoordinator) -> None:
-    call = live.people.unary_unary("/hansa.v1.CatalogueService/GetAnalysis")
+    call: Any = live.people.unary_unary("/hansa.v1.CatalogueService/GetAnalysis")
     assert reason_of(await refusal(call(b"\xff", timeout=CALL_SECONDS))) is Reason.UNAUTHENTICATED
 
 

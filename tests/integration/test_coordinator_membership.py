@@ -317,7 +317,7 @@ async def test_certificates_that_the_node_ca_did_not_sign_do_not_get_through_the
         stranger = forge(ca, node_key, uri, serial=node_key.certificate.serial_number)
         error = await refusal(renew(live, stranger))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
-    nobody = live.channel("node").unary_unary("/hansa.v1.NodeService/RenewCertificate")
+    nobody: Any = live.channel("node").unary_unary("/hansa.v1.NodeService/RenewCertificate")
     assert (await refusal(nobody(b"", timeout=CALL_SECONDS))).code() is grpc.StatusCode.UNAVAILABLE
 
 
@@ -349,11 +349,11 @@ async def test_garbage_in_a_stream_is_told_so_and_nothing_more(live: LiveCoordin
     node_key = await live.join("FI")
     chain = node_key.certificate_pem.encode()
     channel = live.channel("node", grpc.ssl_channel_credentials(live.root, node_key.key_pem, chain))
-    stream = channel.stream_stream("/hansa.v1.NodeService/Connect")()
+    stream: Any = channel.stream_stream("/hansa.v1.NodeService/Connect")()
     await stream.write(b"\xff\xff\xff")
     error = await refusal(drained(stream))
     assert error.details() == "The request cannot be read."
     assert reason_of(error) is Reason.MALFORMED
-    upload = channel.stream_unary("/hansa.v1.NodeService/UploadSummary")
+    upload: Any = channel.stream_unary("/hansa.v1.NodeService/UploadSummary")
     error = await refusal(upload(iter([b"\xff\xff\xff"]), timeout=CALL_SECONDS))
     assert reason_of(error) is Reason.MALFORMED

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
@@ -23,9 +25,9 @@ from coordinator.store.credentials import Credential, CredentialRepository, Invi
 from coordinator.store.database import Database
 from coordinator.store.federation import create_federation, read_federation
 from coordinator.store.nodes import NodeRepository
-from coordinator.store.paging import Page
+from coordinator.store.paging import Page, Slice
 from coordinator.store.people_models import AuditRow, CredentialRow
-from coordinator.store.persons import PersonRepository
+from coordinator.store.persons import Person, PersonRepository
 from coordinator.store.requests import Request, answer_once, forget_requests
 from coordinator.store.schema import is_current, migrate
 from hansa.contract.errors import HansaError, Reason
@@ -51,9 +53,9 @@ def credential(serial: str, state: CredentialState = CredentialState.PENDING) ->
     return Credential(serial, FI, state, NOW + timedelta(days=7), f"sha256:{serial:0>64}", "pem")
 
 
-def reason_of(database: Database, work: object) -> Reason:
+def reason_of(database: Database, work: Callable[[Session], object]) -> Reason:
     with pytest.raises(HansaError) as caught:
-        database.run_sync(work)  # type: ignore[arg-type]
+        database.run_sync(work)
     return caught.value.reason
 
 
@@ -133,7 +135,10 @@ async def test_many_transactions_at_once_lose_no_entry_and_leave_no_gap(store: D
 
 def test_of_two_keys_that_present_one_secret_the_first_alone_is_let_in(store: Database) -> None:
     store.run_sync(invite)
-    redeem = lambda key, now=NOW: lambda s: InvitationRepository(s).redeem("s", key_fingerprint=key, now=now)  # noqa: E731
+
+    def redeem(key: str, now: datetime = NOW) -> Callable[[Session], NodeId]:
+        return lambda session: InvitationRepository(session).redeem("s", key_fingerprint=key, now=now)
+
     assert store.run_sync(redeem(KEY)) == "FI"
     assert reason_of(store, redeem(OTHER_KEY)) is Reason.ENROLMENT_REFUSED
     assert store.run_sync(redeem(KEY)) == "FI"
@@ -212,6 +217,10 @@ def test_the_inventory_of_a_node_is_replaced_whole(store: Database) -> None:
     assert store.run_sync(steps) == (Dataset("b", "FI", "GRCh38", OTHER_KEY),)
 
 
+def analyses_after(after: str, session: Session) -> Slice[Analysis]:
+    return AnalysisRepository(session).page(Page(2, after))
+
+
 def test_versions_are_ordered_by_their_numbers_and_pages_go_through_all_of_them(store: Database) -> None:
     versions = ["1.0", "1.2", "1.10", "2.0", "1.2.1"]
 
@@ -226,7 +235,7 @@ def test_versions_are_ordered_by_their_numbers_and_pages_go_through_all_of_them(
     seen: list[str] = []
     after = ""
     while True:
-        page = store.run_sync(lambda session, after=after: AnalysisRepository(session).page(Page(2, after)))
+        page = store.run_sync(partial(analyses_after, after))
         seen += [analysis.version for analysis in page.items]
         after = page.last
         if not after:
@@ -236,7 +245,10 @@ def test_versions_are_ordered_by_their_numbers_and_pages_go_through_all_of_them(
 
 def test_people_are_registered_once_under_one_key(store: Database) -> None:
     ada = make_person("ada", "researcher", public_pem())
-    add = lambda person: lambda session: add_person(session, person, actor="olga", now=NOW)  # noqa: E731
+
+    def add(person: Person) -> Callable[[Session], Person]:
+        return lambda session: add_person(session, person, actor="olga", now=NOW)
+
     assert store.run_sync(add(ada)) == ada
     assert store.run_sync(add(ada)) == ada
     assert reason_of(store, add(make_person("ada", "researcher", public_pem()))) is Reason.PERSON_EXISTS
@@ -247,16 +259,17 @@ def test_people_are_registered_once_under_one_key(store: Database) -> None:
 
 
 def test_a_repeated_request_gets_the_first_answer_and_does_nothing(store: Database) -> None:
-    done: list[int] = []
+    done: list[Request] = []
 
     def ask(request: Request) -> bytes:
-        def work(session: Session) -> bytes:
-            return answer_once(session, request, NOW, lambda: bytes([len(done)]) + (done.append(1) or b""))  # type: ignore[func-returns-value]
+        def act() -> bytes:
+            done.append(request)
+            return bytes([len(done)])
 
-        return store.run_sync(work)
+        return store.run_sync(lambda session: answer_once(session, request, NOW, act))
 
     first = Request("operator:olga", "r1", "Invite", b"FI")
-    assert ask(first) == ask(first) == b"\0"
+    assert ask(first) == ask(first) == b"\1"
     assert len(done) == 1
     for other in (
         Request("operator:olga", "r1", "Invite", b"ES"),
@@ -265,9 +278,9 @@ def test_a_repeated_request_gets_the_first_answer_and_does_nothing(store: Databa
         with pytest.raises(HansaError) as caught:
             ask(other)
         assert caught.value.reason is Reason.IDEMPOTENCY_MISMATCH
-    assert ask(Request("operator:oscar", "r1", "Invite", b"ES")) == b"\1"
+    assert ask(Request("operator:oscar", "r1", "Invite", b"ES")) == b"\2"
     store.run_sync(lambda session: forget_requests(session, before=NOW + timedelta(seconds=1)))
-    assert ask(first) == b"\2"
+    assert ask(first) == b"\3"
 
 
 def test_a_refused_request_is_not_remembered(store: Database) -> None:

@@ -165,7 +165,7 @@ class _Double:
 class Catalogue(_Double, catalogue_service_pb2_grpc.CatalogueServiceServicer):
     """Answers in pages of ``script.page``."""
 
-    async def GetAnalysis(  # type: ignore[override]  # noqa: N802 - name fixed by the proto
+    async def GetAnalysis(  # noqa: N802 - name fixed by the proto
         self, request: catalogue.GetAnalysisRequest, context: Context
     ) -> catalogue.GetAnalysisResponse:
         await self.check(context)
@@ -173,7 +173,7 @@ class Catalogue(_Double, catalogue_service_pb2_grpc.CatalogueServiceServicer):
             await refuse(context, HansaError(Reason.ANALYSIS_UNKNOWN, field="analysis"))
         return catalogue.GetAnalysisResponse(analysis=ANALYSIS)
 
-    async def ListDatasets(  # type: ignore[override]  # noqa: N802
+    async def ListDatasets(  # noqa: N802
         self, request: catalogue.ListDatasetsRequest, context: Context
     ) -> catalogue.ListDatasetsResponse:
         await self.check(context)
@@ -182,11 +182,11 @@ class Catalogue(_Double, catalogue_service_pb2_grpc.CatalogueServiceServicer):
         more = str(end) if end < len(self.script.datasets) else ""
         return catalogue.ListDatasetsResponse(datasets=self.script.datasets[start:end], next_page_token=more)
 
-    async def ListAnalyses(self, request: Any, context: Context) -> catalogue.ListAnalysesResponse:  # type: ignore[override]  # noqa: N802
+    async def ListAnalyses(self, request: Any, context: Context) -> catalogue.ListAnalysesResponse:  # noqa: N802
         await self.check(context)
         return catalogue.ListAnalysesResponse(analyses=[ANALYSIS])
 
-    async def ListNodes(self, request: Any, context: Context) -> catalogue.ListNodesResponse:  # type: ignore[override]  # noqa: N802
+    async def ListNodes(self, request: Any, context: Context) -> catalogue.ListNodesResponse:  # noqa: N802
         await self.check(context)
         node = types_pb2.Node(node="FI", state=types_pb2.Node.ACTIVE, connected=True, reason="\x1b[2J")
         return catalogue.ListNodesResponse(nodes=[node])
@@ -195,7 +195,7 @@ class Catalogue(_Double, catalogue_service_pb2_grpc.CatalogueServiceServicer):
 class Jobs(_Double, job_service_pb2_grpc.JobServiceServicer):
     """Stores what is submitted; watches and results are scripted."""
 
-    async def SubmitJob(  # type: ignore[override]  # noqa: N802
+    async def SubmitJob(  # noqa: N802
         self, request: job_service_pb2.SubmitJobRequest, context: Context
     ) -> job_service_pb2.SubmitJobResponse:
         await self.check(context)
@@ -210,7 +210,7 @@ class Jobs(_Double, job_service_pb2_grpc.JobServiceServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the answer got lost")
         return job_service_pb2.SubmitJobResponse(job=self.script.jobs[spec.job_id])
 
-    async def WatchJob(  # type: ignore[override]  # noqa: N802
+    async def WatchJob(  # noqa: N802
         self, request: job_service_pb2.WatchJobRequest, context: Context
     ) -> AsyncIterator[job_service_pb2.WatchJobResponse]:
         await self.check(context)
@@ -226,7 +226,7 @@ class Jobs(_Double, job_service_pb2_grpc.JobServiceServicer):
                 yield job_service_pb2.WatchJobResponse(job=job)
         await context.abort(grpc.StatusCode.UNAVAILABLE, "the stream broke")
 
-    async def GetJob(  # type: ignore[override]  # noqa: N802
+    async def GetJob(  # noqa: N802
         self, request: job_service_pb2.GetJobRequest, context: Context
     ) -> job_service_pb2.GetJobResponse:
         await self.check(context)
@@ -234,14 +234,29 @@ class Jobs(_Double, job_service_pb2_grpc.JobServiceServicer):
             await refuse(context, HansaError(Reason.JOB_UNKNOWN))
         return job_service_pb2.GetJobResponse(job=self.script.jobs[request.job_id])
 
-    async def GetResult(self, request: Any, context: Context) -> job_service_pb2.GetResultResponse:  # type: ignore[override]  # noqa: N802
+    async def GetResult(self, request: Any, context: Context) -> job_service_pb2.GetResultResponse:  # noqa: N802
         await self.check(context)
         if not self.script.result:
             await refuse(context, HansaError(Reason.JOB_NOT_ENDED))
         return job_service_pb2.GetResultResponse(job=JOB(waits_for="why it ended"), result=self.script.result)
 
+    async def ListJobs(self, request: Any, context: Context) -> job_service_pb2.ListJobsResponse:  # noqa: N802
+        await self.check(context)
+        return job_service_pb2.ListJobsResponse(jobs=self.script.jobs.values())
+
+    async def CancelJob(  # noqa: N802
+        self, request: job_service_pb2.CancelJobRequest, context: Context
+    ) -> job_service_pb2.CancelJobResponse:
+        await self.check(context)
+        job = self.script.jobs.get(request.job_id)
+        if job is None:
+            await refuse(context, HansaError(Reason.JOB_UNKNOWN))
+            raise AssertionError("refuse returned")
+        job.state = JOB.CANCELLING
+        return job_service_pb2.CancelJobResponse(job=job)
+
 
 async def _until_gone(context: Context) -> None:
     gone = asyncio.Event()
-    context.add_done_callback(lambda _: gone.set())
+    context.add_done_callback(lambda _: gone.set())  # type: ignore[arg-type]  # the stub names a private protocol
     await gone.wait()

@@ -29,7 +29,7 @@ class Postgres:
         """Return the URL of a new, empty database."""
         name = f"test_{uuid4().hex}"
         with psycopg.connect(self._conninfo("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+            connection.execute(f"CREATE DATABASE {name}")
         return f"postgresql+psycopg://{_USER}@/{name}?host={self._socket_dir}"
 
     def _conninfo(self, database: str) -> str:

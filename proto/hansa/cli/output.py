@@ -73,12 +73,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, not
 
 def print_fields(fields: Mapping[str, object]) -> None:
     """Print names and values, one pair a line."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    width = max(map(len, fields))
+    out = console()
     for name, value in fields.items():
-        table.add_row(Text(name), cell(value))
-    console().print(table)
+        out.print(Text.assemble((name.ljust(width), "bold"), "  ", cell(value)), soft_wrap=True)
 
 
 def print_json(document: Any) -> None:

@@ -104,7 +104,8 @@ def figures_cell(figures: Figures | None, *, intervals: bool, bold: bool = False
 
 def footnotes(result: Result) -> list[str]:
     """Return the lines that explain what the table shows."""
-    cells = [figures for variant in result.variants for figures in (variant.pooled, *variant.countries.values())]
+    whole = [figures for variant in result.variants for figures in (variant.pooled, *variant.countries.values())]
+    cells = [*whole, *(part for figures in whole for part in figures.strata.values())]
     notes = ["AC/AN (AF), Wilson 95 % interval."]
     if any(figures.partial and figures.is_released for figures in cells):
         notes.append("* partial: not every country of the job is in the sum.")

@@ -1,0 +1,3 @@
+rule:
+    output: "summary.json"
+    shell: "echo about to fail; exit 3"

@@ -1,0 +1,3 @@
+rule:
+    output: "summary.json"
+    shell: "echo '{{}}' > summary.json; echo '{{}}' > summary-2.json"

@@ -1,0 +1,3 @@
+rule:
+    output: "done"
+    shell: "touch done"

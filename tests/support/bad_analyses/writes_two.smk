@@ -1,0 +1,3 @@
+rule:
+    output: "summary.json", "parts/summary.json"
+    shell: "echo '{{}}' > summary.json; echo '{{}}' > parts/summary.json"
