@@ -109,11 +109,14 @@ def _read(folder: int, max_bytes: int) -> str:
         # A link (ELOOP) or a socket (ENXIO); there is something of this name.
         name = errno.errorcode.get(error.errno or 0, "?")
         raise OutputError(RunReason.OUTPUT_KIND, f"the summary cannot be opened: {name}") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_mode & (stat.S_ISUID | stat.S_ISGID):
             raise OutputError(RunReason.OUTPUT_KIND, "the summary is not a plain file with one name")
-        content = file.read(max_bytes + 1) if found.st_size <= max_bytes else None
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            content = file.read(max_bytes + 1) if found.st_size <= max_bytes else None
+    finally:
+        os.close(descriptor)
     if content is None or len(content) > max_bytes:
         raise OutputError(RunReason.OUTPUT_TOO_LARGE, f"the summary is over {max_bytes} bytes")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -69,9 +70,12 @@ class Cluster:
         self.agent.runs[run_id] = StubRun(bundle, data, {"variants": "2:136608646:G:A"}, {**LIMITS, **limits})
         return run_id
 
+    def enqueue(self, run_id: str) -> None:
+        enqueue_run(self.app, run_id)
+
     def submit(self, bundle: Path, **limits: Any) -> str:
         run_id = self.add_run(bundle, **limits)
-        enqueue_run(self.app, run_id)
+        self.enqueue(run_id)
         return run_id
 
     def run(self, bundle: Path, **limits: Any) -> tuple[str, dict[str, Any]]:
@@ -92,19 +96,26 @@ def processes_of(state: Path) -> list[int]:
 
 
 @contextlib.contextmanager
-def cluster(*pools: str) -> Iterator[Cluster]:
-    """Start a broker, an agent's double and workers for ``pools``; stop all of it."""
-    state = Path(tempfile.mkdtemp(prefix="hansa-", dir="/tmp"))
+def cluster(*pools: str, configured_broker: str | None = None) -> Iterator[Cluster]:
+    """Start a broker, an agent's double and workers for ``pools``; stop all of it.
+
+    With ``configured_broker``, a URL, that broker is used as an operator
+    configures it, and none is started.
+    """
+    state = Path(tempfile.mkdtemp(prefix="hansa-exec-", dir="/tmp"))
     for name in ("broker", "runs", "logs", "datasets/D/1"):
         (state / name).mkdir(parents=True, mode=0o700)
     data = state / "datasets" / "D" / "1"
     data.chmod(0o755)
     (data / "genotypes.txt").write_text("0123456789")
     broker = EmbeddedBroker(state / "broker")
-    broker.ensure_running()
+    if configured_broker is None:
+        broker.ensure_running()
+    else:
+        (state / "agent.toml").write_text(f'broker_url = "{configured_broker}"\n')
     agent = StubAgent(state)
     agent.start()
-    started = Cluster(state, agent, make_app(broker.url))
+    started = Cluster(state, agent, make_app(configured_broker or broker.url))
     try:
         for pool in pools:
             started.start_worker(pool)
@@ -114,6 +125,19 @@ def cluster(*pools: str) -> Iterator[Cluster]:
             started.stop_worker(pool)
         started.app.close()
         agent.stop()
-        broker.shut_down()
+        if configured_broker is None:
+            broker.shut_down()
         if not os.environ.get("HANSA_KEEP"):
             shutil.rmtree(state)
+
+
+def bad_bundle(state: Path, name: str, targets: Mapping[str, Any] | None = None) -> Path:
+    """Return a bundle that holds the misbehaving Snakefile ``name``."""
+    bundle = state / "bundles" / name
+    bundle.mkdir(parents=True)
+    bundle.chmod(0o755)
+    shutil.copy(GOOD / "manifest.json", bundle)
+    shutil.copy(BAD / f"{name}.smk", bundle / "Snakefile")
+    shutil.copy(BAD / "probes.py", bundle)
+    (bundle / "targets.json").write_text(json.dumps(targets or {}))
+    return bundle
