@@ -6,6 +6,7 @@ or commit. A worker that was away too long is told so and kills what it runs.
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ class Executions:
         if report.outcome is Outcome.SUMMARY:
             run, cohort = await self.database.run(lambda session: _with_cohort(session, report))
             # Outside of the transaction: parsing and checking may take a while.
-            verdict = self.gate.judge(run, (report.summary or "").encode(), cohort)
+            verdict = await asyncio.to_thread(self.gate.judge, run, (report.summary or "").encode(), cohort)
         now = self.clock()
 
         def work(session: Session) -> None:

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from coordinator.domain.records import Contact, JobRecord, RunRecord
 from hansa.contract.limits import SESSION_SILENCE
 from hansa.contract.states import JOB_TERMINAL, RUN_TERMINAL, JobState, RunState, RunView, job_state
+
+# A run that is at work keeps its job waiting, whatever it did before.
+_AT_WORK: Final = frozenset({RunState.ACCEPTED, RunState.QUEUED, RunState.STAGING, RunState.RUNNING, RunState.CHECKING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,11 @@ def is_reachable(contact: Contact, now: datetime) -> bool:
     if contact.connected:
         return True
     return contact.since is not None and now < contact.since + SESSION_SILENCE
+
+
+def may_end_a_job(state: RunState) -> bool:
+    """Say whether a run's coming to ``state`` can bring its job to another state."""
+    return state not in _AT_WORK
 
 
 def evaluate(job: JobRecord, now: datetime) -> Evaluation:

@@ -9,14 +9,14 @@ from sqlalchemy.orm import Session
 
 from coordinator.domain.attachment import check_hello, check_proof, heads_fault, store_fault
 from coordinator.domain.frames import HeadProof, Hello, Welcome
-from coordinator.domain.membership import NodeState, check_admitted
+from coordinator.domain.membership import check_admitted
 from coordinator.services.desk import Changed, Turn
 from coordinator.services.nodes import quarantine_node
-from coordinator.services.reports import locked_under
+from coordinator.services.reports import standing_under
 from coordinator.store.federation import read_federation
 from coordinator.store.jobs import JobRepository
 from coordinator.store.outboxes import CommandRepository
-from coordinator.store.sessions import SessionRepository, event_cursor, known_store
+from coordinator.store.sessions import SessionRepository
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import NodeId
 from hansa.contract.limits import SESSION_SILENCE
@@ -44,20 +44,22 @@ def greet(session: Session, node: NodeId, hello: Hello, *, nonce: bytes, turn: T
     """
     check_hello(hello)
     sessions = SessionRepository(session)
-    row = sessions.lock(node)
-    check_admitted(NodeState(row.state))
-    fault = store_fault(known_store(row), hello)
+    standing = sessions.standing(node)
+    check_admitted(standing.state)
+    fault = store_fault(standing.store, hello)
     if fault:
         return _quarantine(session, node, fault, turn), Changed()
     federation = read_federation(session)
     if federation is None:
         raise HansaError(Reason.INTERNAL, log="the store has no federation")
+    epoch = standing.epoch + 1
+    sessions.open_epoch(node, epoch, hello)
     welcome = Welcome(
-        epoch=sessions.open_epoch(row, hello),
+        epoch=epoch,
         nonce=nonce,
         store_uuid=federation.store_uuid,
         generation=federation.generation,
-        event_cursor=event_cursor(row),
+        event_cursor=standing.store.event_cursor,
         command_head=CommandRepository(session).head(node),
     )
     return Standing(welcome), Changed()
@@ -73,18 +75,18 @@ def connect(
             ``EPOCH_FENCED``; or what the node's state says.
     """
     check_proof(proof, epoch=welcome.epoch, nonce=welcome.nonce)
-    row = locked_under(session, node, welcome.epoch)
+    standing = standing_under(session, node, welcome.epoch)
     commands = CommandRepository(session)
     fault = heads_fault(
         proof,
-        event_cursor=event_cursor(row),
+        event_cursor=standing.store.event_cursor,
         command_head=commands.head(node),
         command_hash_at_cursor=commands.hash_at(node, proof.command_cursor.seq),
     )
     if fault:
         return _quarantine(session, node, fault, turn), Changed()
     commands.acknowledge(node, proof.command_cursor.seq)
-    SessionRepository(session).connect(row, turn.now)
+    SessionRepository(session).connect(node, turn.now)
     return Standing(welcome), _seen(session, node)
 
 

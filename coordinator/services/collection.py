@@ -9,10 +9,11 @@ from typing import Final
 import structlog
 from sqlalchemy.orm import Session
 
+from coordinator.domain.evaluation import may_end_a_job
 from coordinator.services.combination import manifest_of
 from coordinator.services.desk import Changed, Desk, Turn
 from coordinator.services.evaluation import settle
-from coordinator.store.jobs import JobRepository
+from coordinator.store.jobs import Awaited, JobRepository
 from coordinator.store.summaries import NewSummary, SummaryRepository
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import is_run_id
@@ -104,25 +105,22 @@ def expected(session: Session, announced: Announced) -> Manifest | None:
         HansaError: ``RUN_UNKNOWN``, ``PROTOCOL_VIOLATION`` (another attempt)
             or ``SUMMARY_CONFLICT``.
     """
-    jobs = JobRepository(session)
-    found = jobs.run_of(announced.run_id)
-    if found is None or found[1].node != announced.node:
-        raise HansaError(Reason.RUN_UNKNOWN)
-    job_id, run = found
-    if announced.attempt != run.attempt:
-        raise HansaError(Reason.PROTOCOL_VIOLATION, "The summary is of another attempt.", field="attempt")
-    if _is_stored(session, announced):
+    awaited = _awaited(session, announced)
+    if awaited.stored is not None:
         return None
-    return manifest_of(session, jobs.get(job_id))
+    return manifest_of(session, awaited.analysis_name, awaited.analysis_version)
 
 
-def _is_stored(session: Session, announced: Announced) -> bool:
-    stored = SummaryRepository(session).digest(announced.run_id)
-    awaited = stored or JobRepository(session).announced_digest(announced.run_id)
-    if awaited and awaited != announced.digest:
+def _awaited(session: Session, announced: Announced) -> Awaited:
+    awaited = JobRepository(session).awaited(announced.run_id)
+    if awaited is None or awaited.node != announced.node:
+        raise HansaError(Reason.RUN_UNKNOWN)
+    if announced.attempt != awaited.attempt:
+        raise HansaError(Reason.PROTOCOL_VIOLATION, "The summary is of another attempt.", field="attempt")
+    if (awaited.stored or awaited.announced or announced.digest) != announced.digest:
         _log.error("summary_conflict", run_id=announced.run_id, node=announced.node)
         raise HansaError(Reason.SUMMARY_CONFLICT)
-    return stored is not None
+    return awaited
 
 
 def _read(content: bytes, manifest: Manifest, announced: Announced) -> NewSummary:
@@ -138,11 +136,13 @@ def _read(content: bytes, manifest: Manifest, announced: Announced) -> NewSummar
 
 
 def _store(session: Session, announced: Announced, summary: NewSummary, turn: Turn) -> tuple[None, Changed]:
-    found = JobRepository(session).run_of(announced.run_id)
-    # Again, because another upload of the run may have come in between.
-    if found is None or _is_stored(session, announced):
+    # Asked again, because another upload of the run may have come in between.
+    awaited = _awaited(session, announced)
+    if awaited.stored is not None:
         return None, Changed()
-    job_id, run = found
     SummaryRepository(session).add(summary, turn.now)
-    _log.info("summary_stored", job_id=job_id, run_id=run.run_id, node=run.node, size=len(summary.content))
-    return None, settle(session, job_id, turn) | Changed(jobs=frozenset({job_id}))
+    _log.info("summary_stored", job_id=awaited.job_id, node=awaited.node, size=len(summary.content))
+    changed = Changed(jobs=frozenset({awaited.job_id}))
+    if not may_end_a_job(awaited.state):
+        return None, changed
+    return None, settle(session, awaited.job_id, turn) | changed

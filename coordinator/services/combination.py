@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 import structlog
 from sqlalchemy.orm import Session
@@ -41,18 +42,24 @@ def combine(session: Session, job: JobRecord) -> tuple[JobState, bytes]:
 
 
 def _parts(session: Session, job: JobRecord) -> dict[str, Summary]:
-    schema = manifest_of(session, job).summary
+    schema = manifest_of(session, job.analysis_name, job.analysis_version).summary
     contents = SummaryRepository(session).contents(job.job_id)
     return {node: parse_summary(content, schema, released_only=True) for node, content in contents.items()}
 
 
-def manifest_of(session: Session, job: JobRecord) -> Manifest:
-    """Return the manifest of the job's analysis.
+def manifest_of(session: Session, name: str, version: str) -> Manifest:
+    """Return the manifest of an analysis.
 
     Raises:
-        HansaError: ``ANALYSIS_UNKNOWN``; the catalogue has lost it.
+        HansaError: ``ANALYSIS_UNKNOWN``; the catalogue does not have it.
     """
-    analysis = AnalysisRepository(session).get(job.analysis_name, job.analysis_version)
+    analysis = AnalysisRepository(session).get(name, version)
     if analysis is None:
         raise HansaError(Reason.ANALYSIS_UNKNOWN)
-    return parse_manifest(analysis.manifest)
+    return read_manifest(analysis.manifest)
+
+
+@lru_cache(maxsize=64)
+def read_manifest(data: bytes) -> Manifest:
+    """Return the manifest in ``data``, which is read once and never changes."""
+    return parse_manifest(data)

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.domain.evaluation import Evaluation, evaluate
 from coordinator.domain.frames import Cancel
-from coordinator.domain.records import JobRecord
+from coordinator.domain.records import JobRecord, RunRecord
 from coordinator.services.combination import combine
 from coordinator.services.desk import Changed, Turn
 from coordinator.store.jobs import JobRepository
@@ -36,7 +36,7 @@ def settle(session: Session, job_id: str, turn: Turn) -> Changed:
         HansaError: ``JOB_UNKNOWN``.
     """
     jobs = JobRepository(session)
-    job = jobs.get(job_id, lock=True)
+    job = jobs.get(job_id)
     verdict = evaluate(job, turn.now)
     if verdict.state is job.state and not verdict.moves:
         return Changed()
@@ -49,13 +49,17 @@ def settle(session: Session, job_id: str, turn: Turn) -> Changed:
 
 
 def _move_runs(session: Session, job: JobRecord, verdict: Evaluation, turn: Turn) -> None:
-    jobs, commands = JobRepository(session), CommandRepository(session)
-    for run_id, state in verdict.moves:
-        reason = RunReason.DEADLINE_PASSED if state is RunState.EXPIRED else ""
-        jobs.move_run(run_id, state, reason=reason, now=turn.now)
+    moves = dict(verdict.moves)
+    moved = [_moved(run, moves[run.run_id]) for run in job.runs if run.run_id in moves]
+    JobRepository(session).change_runs(moved, turn.now)
+    commands = CommandRepository(session)
     for run in verdict.cancels:
         commands.append(run.node, turn.encode(Cancel(run.run_id, run.attempt), turn.now), turn.now)
         _log.info("run_cancel_sent", job_id=job.job_id, run_id=run.run_id, node=run.node)
+
+
+def _moved(run: RunRecord, state: RunState) -> RunRecord:
+    return replace(run, state=state, reason=RunReason.DEADLINE_PASSED if state is RunState.EXPIRED else "")
 
 
 def _end(session: Session, job: JobRecord, turn: Turn) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import structlog
 from sqlalchemy.orm import Session
 
+from coordinator.domain.evaluation import may_end_a_job
 from coordinator.domain.frames import Effect, Event, InventoryReported, RunReported, SummaryReleased
-from coordinator.domain.membership import NodeState, check_admitted
+from coordinator.domain.membership import check_admitted
 from coordinator.domain.records import RunRecord
 from coordinator.domain.reports import check_inventory, run_change
 from coordinator.services.desk import Changed, Turn
@@ -18,11 +19,10 @@ from coordinator.services.nodes import quarantine_node
 from coordinator.store.catalogue import Dataset, DatasetRepository
 from coordinator.store.jobs import JobRepository
 from coordinator.store.outboxes import CommandRepository, EventRepository
-from coordinator.store.people_models import NodeRow
-from coordinator.store.sessions import SessionRepository, event_cursor
+from coordinator.store.sessions import NodeStanding, SessionRepository
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import NodeId
-from hansa.contract.outbox import Verdict, judge
+from hansa.contract.outbox import Head, Verdict, judge
 
 _log = structlog.get_logger(__name__)
 
@@ -47,6 +47,21 @@ class Applied:
     fault: HansaError | None = None
 
 
+@dataclass(slots=True)
+class _Progress:
+    """What a batch has come to so far; written down at its end."""
+
+    node: str
+    epoch: int
+    cursor: Head
+    runs: dict[str, tuple[str, RunRecord]]
+    changed: set[str] = field(default_factory=set)
+    received: list[tuple[Head, bytes]] = field(default_factory=list)
+    # Jobs whose watchers are told; those of them that may have ended by it.
+    told: set[str] = field(default_factory=set)
+    unsettled: set[str] = field(default_factory=set)
+
+
 def apply_batch(session: Session, batch: Batch, turn: Turn) -> tuple[Applied, Changed]:
     """Apply what the node sent; everything before the first faulty event stays applied.
 
@@ -54,91 +69,111 @@ def apply_batch(session: Session, batch: Batch, turn: Turn) -> tuple[Applied, Ch
         HansaError: ``EPOCH_FENCED``, another session has taken over; or what
             the node's state says. Nothing was applied.
     """
-    row = locked_under(session, batch.node, batch.epoch)
-    jobs: set[str] = set()
-    fault = None
-    for event in batch.events:
-        try:
-            jobs |= _apply(session, row, event, turn)
-        except HansaError as error:
-            fault = error
-            _log.warning("event_refused", node=batch.node, seq=event.seq, reason=error.reason.value, detail=str(error))
-            break
+    standing = standing_under(session, batch.node, batch.epoch)
+    named = {event.effect.run_id for event in batch.events if not isinstance(event.effect, InventoryReported)}
+    runs = JobRepository(session).runs(named) if named else {}
+    progress = _Progress(batch.node, batch.epoch, standing.store.event_cursor, runs)
+    fault = _apply_all(session, batch.events, progress, turn)
+    _write(session, progress, turn)
     if batch.acked is not None:
         CommandRepository(session).acknowledge(batch.node, batch.acked)
-    changed = settle_all(session, jobs, turn) | Changed(jobs=frozenset(jobs))
-    return Applied(event_cursor(row).seq, fault), changed
+    changed = settle_all(session, progress.unsettled, turn) | Changed(jobs=frozenset(progress.told))
+    return Applied(progress.cursor.seq, fault), changed
 
 
-def locked_under(session: Session, node: str, epoch: int) -> NodeRow:
-    """Return the node's row, locked, if the session of ``epoch`` still stands.
+def standing_under(session: Session, node: str, epoch: int) -> NodeStanding:
+    """Return how the node stands, if the session of ``epoch`` is still its one.
 
     Raises:
         HansaError: ``EPOCH_FENCED``, or what the node's state says.
     """
-    row = SessionRepository(session).lock(node)
-    if row.epoch != epoch:
+    standing = SessionRepository(session).standing(node)
+    if standing.epoch != epoch:
         raise HansaError(Reason.EPOCH_FENCED)
-    check_admitted(NodeState(row.state))
-    return row
+    check_admitted(standing.state)
+    return standing
 
 
-def _apply(session: Session, row: NodeRow, event: Event, turn: Turn) -> set[str]:
-    """Apply one event and return the jobs it concerns; a repeat concerns none.
+def _apply_all(session: Session, events: Sequence[Event], progress: _Progress, turn: Turn) -> HansaError | None:
+    for event in events:
+        try:
+            _apply(session, event, progress, turn)
+        except HansaError as error:
+            _log.warning(
+                "event_refused", node=progress.node, seq=event.seq, reason=error.reason.value, detail=str(error)
+            )
+            return error
+    return None
+
+
+def _apply(session: Session, event: Event, progress: _Progress, turn: Turn) -> None:
+    """Apply one event; a repeat changes nothing.
 
     Everything is checked before anything is written: a refused event leaves
     nothing behind in a transaction that others of its batch go on with.
     """
-    if event.epoch != row.epoch:
+    if event.epoch != progress.epoch:
         raise HansaError(Reason.PROTOCOL_VIOLATION, "The event is of another epoch.")
-    cursor = event_cursor(row)
-    match judge(cursor, seq=event.seq, prev_hash=event.prev_hash):
+    match judge(progress.cursor, seq=event.seq, prev_hash=event.prev_hash):
         case Verdict.REPEAT:
-            return set()
+            return
         case Verdict.GAP:
             raise HansaError(Reason.PROTOCOL_VIOLATION, "An event is missing before this one.")
         case Verdict.FORK:
-            quarantine_node(session, NodeId(row.node), "the node's events have forked", turn.now)
+            quarantine_node(session, NodeId(progress.node), "the node's events have forked", turn.now)
             raise HansaError(Reason.NODE_QUARANTINED)
         case Verdict.APPLY:
-            jobs = _take(session, row.node, event.effect, turn)
-            head = cursor.after(event.body)
-            EventRepository(session).append(row.node, head, event.body)
-            SessionRepository(session).move_cursor(row, head)
-            return jobs
+            _take(session, event.effect, progress)
+            progress.cursor = progress.cursor.after(event.body)
+            progress.received.append((progress.cursor, event.body))
 
 
-def _take(session: Session, node: str, effect: Effect, turn: Turn) -> set[str]:
+def _take(session: Session, effect: Effect, progress: _Progress) -> None:
     match effect:
         case InventoryReported(datasets):
-            check_inventory(node, datasets)
-            offered = [Dataset(d.dataset_id, node, d.build, d.snapshot) for d in datasets]
-            DatasetRepository(session).replace(node, offered)
-            return set()
+            check_inventory(progress.node, datasets)
+            offered = [Dataset(d.dataset_id, progress.node, d.build, d.snapshot) for d in datasets]
+            DatasetRepository(session).replace(progress.node, offered)
         case RunReported():
-            job_id, run = _run_at(session, node, effect.run_id)
-            change = run_change(run, effect)
-            if change is not None:
-                JobRepository(session).change_run(run.run_id, change, turn.now)
-            return {job_id}
+            _follow(effect, progress)
         case SummaryReleased():
-            job_id, run = _run_at(session, node, effect.run_id)
-            _announce(session, run, effect)
-            return {job_id}
+            _announce(session, effect, progress)
 
 
-def _run_at(session: Session, node: str, run_id: str) -> tuple[str, RunRecord]:
-    found = JobRepository(session).run_of(run_id)
+def _follow(report: RunReported, progress: _Progress) -> None:
+    job_id, run = _run_of(report.run_id, progress)
+    change = run_change(run, report)
+    if change is None:
+        return
+    after = replace(run, state=change.state, execution=change.execution, reason=change.reason, incident=change.incident)
+    progress.runs[run.run_id] = (job_id, after)
+    progress.changed.add(run.run_id)
+    progress.told.add(job_id)
+    if may_end_a_job(after.state):
+        progress.unsettled.add(job_id)
+
+
+def _announce(session: Session, released: SummaryReleased, progress: _Progress) -> None:
+    _, run = _run_of(released.run_id, progress)
+    if len(released.digest) != _SHA256_BYTES:
+        raise HansaError(Reason.PROTOCOL_VIOLATION, "The summary's digest is not one.")
+    if released.attempt == run.attempt and not JobRepository(session).announce_summary(run.run_id, released.digest):
+        # A node releases one summary per run; the first announcement stands.
+        _log.error("summary_announced_twice", run_id=run.run_id, node=run.node)
+
+
+def _run_of(run_id: str, progress: _Progress) -> tuple[str, RunRecord]:
+    found = progress.runs.get(run_id)
     if found is None:
         raise HansaError(Reason.PROTOCOL_VIOLATION, "The event names a run that is not there.")
-    if found[1].node != node:
+    if found[1].node != progress.node:
         raise HansaError(Reason.NODE_MISMATCH, "The event names another node's run.")
     return found
 
 
-def _announce(session: Session, run: RunRecord, effect: SummaryReleased) -> None:
-    if len(effect.digest) != _SHA256_BYTES:
-        raise HansaError(Reason.PROTOCOL_VIOLATION, "The summary's digest is not one.")
-    if effect.attempt == run.attempt and not JobRepository(session).announce_summary(run.run_id, effect.digest):
-        # A node releases one summary per run; the first announcement stands.
-        _log.error("summary_announced_twice", run_id=run.run_id, node=run.node)
+def _write(session: Session, progress: _Progress, turn: Turn) -> None:
+    if not progress.received:
+        return
+    JobRepository(session).change_runs([progress.runs[run_id][1] for run_id in sorted(progress.changed)], turn.now)
+    EventRepository(session).append(progress.node, progress.received)
+    SessionRepository(session).move_cursor(progress.node, progress.cursor)

@@ -9,6 +9,7 @@ from coordinator.domain.frames import Offer
 from coordinator.domain.records import Contact, JobRecord, RunRecord
 from coordinator.domain.routing import check_request, check_route
 from coordinator.services.catalogue import find_analysis
+from coordinator.services.combination import read_manifest
 from coordinator.services.desk import Changed, Turn
 from coordinator.services.people import load_person_key
 from coordinator.store.audit import AuditRepository
@@ -22,7 +23,6 @@ from hansa.contract.envelope import Signed
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import run_id
 from hansa.contract.job import JobSpec, check_quorum, check_window, parse_job
-from hansa.contract.manifest import parse_manifest
 from hansa.contract.states import JobState, RunState
 
 _log = structlog.get_logger(__name__)
@@ -78,7 +78,7 @@ def _check(session: Session, spec: JobSpec, turn: Turn) -> None:
     check_window(spec, turn.now)
     check_quorum(spec)
     analysis = find_analysis(session, spec.analysis.name, spec.analysis.version)
-    check_request(spec, parse_manifest(analysis.manifest), analysis.digest)
+    check_request(spec, read_manifest(analysis.manifest), analysis.digest)
     nodes = SessionRepository(session)
     check_route(spec, nodes.states(spec.nodes), nodes.holdings(spec.nodes))
 

@@ -1,13 +1,20 @@
-"""Rows of jobs, their runs and summaries, and of the two outboxes per node."""
+"""Rows of jobs, their runs and summaries, and of the two outboxes per node.
+
+The classes declare the tables; the repositories read and write the tables
+themselves. A row object per row costs six times as much, and these tables are
+on the way of every report of every node.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final, cast
 
-from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, Integer, LargeBinary, String, UniqueConstraint
+from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, Integer, LargeBinary, String, Table, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from coordinator.store.base import Base, UtcDateTime
+from coordinator.store.people_models import NodeRow
 
 
 class JobRow(Base):
@@ -34,10 +41,10 @@ class JobRow(Base):
     submitted_at: Mapped[datetime] = mapped_column(UtcDateTime)
     not_after: Mapped[datetime] = mapped_column(UtcDateTime)
     cancel_requested_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    cancel_request_id: Mapped[str] = mapped_column(String(64), default="")
+    cancel_request_id: Mapped[str] = mapped_column(String(64))
     state: Mapped[str] = mapped_column(String(16))
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    result: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
+    result: Mapped[bytes | None] = mapped_column(LargeBinary)
 
     __table_args__ = (
         Index("ix_jobs_submitter_submitted_at", "submitter", "submitted_at"),
@@ -105,5 +112,13 @@ class SummaryRow(Base):
     size: Mapped[int] = mapped_column(BigInteger)
     # No cell in it holds a figure.
     empty: Mapped[bool] = mapped_column(Boolean)
-    content: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+    content: Mapped[bytes] = mapped_column(LargeBinary)
     stored_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+JOBS: Final = cast("Table", JobRow.__table__)
+RUNS: Final = cast("Table", RunRow.__table__)
+COMMANDS: Final = cast("Table", CommandRow.__table__)
+EVENTS: Final = cast("Table", EventRow.__table__)
+SUMMARIES: Final = cast("Table", SummaryRow.__table__)
+NODES: Final = cast("Table", NodeRow.__table__)

@@ -2,24 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import CursorResult, Select, func, select, tuple_, update
+from sqlalchemy import Row, bindparam, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from coordinator.domain.records import Contact, JobRecord, RunRecord
-from coordinator.domain.reports import RunChange
-from coordinator.store.job_models import JobRow, RunRow, SummaryRow
-from coordinator.store.people_models import NodeRow
+from coordinator.store.job_models import JOBS, NODES, RUNS, SUMMARIES
 from hansa.contract.envelope import Signed
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.states import JOB_TERMINAL, RUN_TERMINAL, JobState, RunState
 
 _ENDED: Final = sorted(JOB_TERMINAL)
 _RUN_ENDED: Final = sorted(RUN_TERMINAL)
+
+_JOB: Final = select(
+    JOBS.c.job_id,
+    JOBS.c.submitter,
+    JOBS.c.analysis_name,
+    JOBS.c.analysis_version,
+    JOBS.c.analysis_digest,
+    JOBS.c.state,
+    JOBS.c.quorum,
+    JOBS.c.submitted_at,
+    JOBS.c.not_after,
+    JOBS.c.cancel_requested_at,
+    JOBS.c.cancel_request_id,
+    JOBS.c.ended_at,
+)
+_ONE_JOB: Final = _JOB.where(JOBS.c.job_id == bindparam("job_id"))
+_ENVELOPE: Final = select(JOBS.c.payload_type, JOBS.c.payload, JOBS.c.key_id, JOBS.c.signature).where(
+    JOBS.c.job_id == bindparam("job_id")
+)
+_RUN: Final = select(
+    RUNS.c.run_id,
+    RUNS.c.job_id,
+    RUNS.c.node,
+    RUNS.c.round,
+    RUNS.c.attempt,
+    RUNS.c.execution,
+    RUNS.c.state,
+    RUNS.c.reason,
+    RUNS.c.incident,
+    RUNS.c.dataset,
+    RUNS.c.updated_at,
+    NODES.c.connected,
+    NODES.c.since,
+    SUMMARIES.c.empty,
+).select_from(RUNS.join(NODES, NODES.c.node == RUNS.c.node).outerjoin(SUMMARIES, SUMMARIES.c.run_id == RUNS.c.run_id))
+_RUNS_OF_JOBS: Final = _RUN.where(RUNS.c.job_id.in_(bindparam("job_ids", expanding=True))).order_by(RUNS.c.position)
+_RUNS_BY_ID: Final = _RUN.where(RUNS.c.run_id.in_(bindparam("run_ids", expanding=True)))
+_UPLOAD: Final = (
+    select(
+        RUNS.c.job_id,
+        RUNS.c.node,
+        RUNS.c.attempt,
+        RUNS.c.state,
+        RUNS.c.released_digest,
+        SUMMARIES.c.digest.label("stored"),
+        JOBS.c.analysis_name,
+        JOBS.c.analysis_version,
+    )
+    .select_from(
+        RUNS.join(JOBS, JOBS.c.job_id == RUNS.c.job_id).outerjoin(SUMMARIES, SUMMARIES.c.run_id == RUNS.c.run_id)
+    )
+    .where(RUNS.c.run_id == bindparam("run_id"))
+)
+_CHANGE_RUN: Final = (
+    update(RUNS)
+    .where(RUNS.c.run_id == bindparam("of_run"), RUNS.c.state.not_in(_RUN_ENDED))
+    .values(
+        state=bindparam("to_state"),
+        execution=bindparam("to_execution"),
+        reason=bindparam("to_reason"),
+        incident=bindparam("to_incident"),
+        updated_at=bindparam("now"),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,43 +93,42 @@ class NewJob:
     envelope_digest: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Awaited:
+    """What is known of a run whose summary is being uploaded.
+
+    ``announced`` is empty before the node has announced a digest; ``stored``
+    is None before a summary is there.
+    """
+
+    job_id: str
+    node: str
+    attempt: int
+    state: RunState
+    announced: bytes
+    stored: bytes | None
+    analysis_name: str
+    analysis_version: str
+
+
 class JobRepository:
     """Jobs, their runs and their results."""
 
     def __init__(self, session: Session) -> None:
-        self._session = session
+        self._connection = session.connection()
 
     def add(self, job: NewJob) -> None:
         """Store a job that is not there yet, with its runs."""
-        record, envelope = job.record, job.envelope
-        self._session.add(
-            JobRow(
-                job_id=record.job_id,
-                submitter=record.submitter,
-                payload_type=envelope.payload_type,
-                payload=envelope.payload,
-                key_id=envelope.key_id,
-                signature=envelope.signature,
-                envelope_digest=job.envelope_digest,
-                analysis_name=record.analysis_name,
-                analysis_version=record.analysis_version,
-                analysis_digest=record.analysis_digest,
-                quorum=record.quorum,
-                submitted_at=record.submitted_at,
-                not_after=record.not_after,
-                cancel_request_id="",
-                state=record.state.value,
-            )
+        self._connection.execute(insert(JOBS), _job_values(job))
+        self._connection.execute(
+            insert(RUNS),
+            [_run_values(job.record.job_id, position, run) for position, run in enumerate(job.record.runs)],
         )
-        # The runs' foreign key needs the job first.
-        self._session.flush()
-        for position, run in enumerate(record.runs):
-            self._session.add(_run_row(record.job_id, position, run))
-        self._session.flush()
 
     def envelope_digest(self, job_id: str) -> str | None:
         """Return the digest of the envelope stored under ``job_id``, or None."""
-        return self._session.scalar(select(JobRow.envelope_digest).where(JobRow.job_id == job_id))
+        found: str | None = self._connection.scalar(select(JOBS.c.envelope_digest).where(JOBS.c.job_id == job_id))
+        return found
 
     def envelope(self, job_id: str) -> Signed:
         """Return the job as it was signed.
@@ -75,21 +136,18 @@ class JobRepository:
         Raises:
             HansaError: ``JOB_UNKNOWN``.
         """
-        row = self._session.execute(
-            select(JobRow.payload_type, JobRow.payload, JobRow.key_id, JobRow.signature).where(JobRow.job_id == job_id)
-        ).one_or_none()
+        row = self._connection.execute(_ENVELOPE, {"job_id": job_id}).one_or_none()
         if row is None:
             raise HansaError(Reason.JOB_UNKNOWN)
         return Signed(row.payload_type, row.payload, row.key_id, row.signature)
 
-    def get(self, job_id: str, *, lock: bool = False) -> JobRecord:
-        """Return the job, locked against other transactions if ``lock``.
+    def get(self, job_id: str) -> JobRecord:
+        """Return the job.
 
         Raises:
             HansaError: ``JOB_UNKNOWN``.
         """
-        query = select(JobRow).where(JobRow.job_id == job_id).execution_options(populate_existing=True)
-        row = self._session.scalar(query.with_for_update() if lock else query)
+        row = self._connection.execute(_ONE_JOB, {"job_id": job_id}).one_or_none()
         if row is None:
             raise HansaError(Reason.JOB_UNKNOWN)
         return self._records([row])[0]
@@ -105,155 +163,171 @@ class JobRepository:
         Raises:
             HansaError: ``MALFORMED``; ``before`` is no job of this list.
         """
-        place = tuple_(JobRow.submitted_at, JobRow.job_id)
-        query: Select[tuple[JobRow]] = select(JobRow)
-        if submitter is not None:
-            query = query.where(JobRow.submitter == submitter)
+        query = _JOB if submitter is None else _JOB.where(JOBS.c.submitter == submitter)
         if before is not None:
-            last = self._session.scalar(query.where(JobRow.job_id == before))
+            last = self._connection.execute(query.where(JOBS.c.job_id == before)).one_or_none()
             if last is None:
                 raise HansaError(Reason.MALFORMED, "The page token is not one of this list.", field="page_token")
-            query = query.where(place < (last.submitted_at, last.job_id))
-        rows = self._session.scalars(query.order_by(JobRow.submitted_at.desc(), JobRow.job_id.desc()).limit(size)).all()
-        return self._records(rows)
+            query = query.where(tuple_(JOBS.c.submitted_at, JOBS.c.job_id) < (last.submitted_at, last.job_id))
+        newest_first = query.order_by(JOBS.c.submitted_at.desc(), JOBS.c.job_id.desc())
+        return self._records(self._connection.execute(newest_first.limit(size)).all())
 
     def request_cancel(self, job_id: str, *, request_id: str, now: datetime) -> None:
         """Write down the first wish to cancel; a later one changes nothing."""
-        self._session.execute(
-            update(JobRow)
-            .where(JobRow.job_id == job_id, JobRow.cancel_requested_at.is_(None))
+        self._connection.execute(
+            update(JOBS)
+            .where(JOBS.c.job_id == job_id, JOBS.c.cancel_requested_at.is_(None))
             .values(cancel_requested_at=now, cancel_request_id=request_id)
         )
 
     def move(self, job_id: str, state: JobState, *, ended_at: datetime | None, result: bytes | None) -> bool:
         """Write a job's derived state, unless it has ended; say whether it was written."""
-        done = self._session.execute(
-            update(JobRow)
-            .where(JobRow.job_id == job_id, JobRow.state.not_in(_ENDED))
+        done = self._connection.execute(
+            update(JOBS)
+            .where(JOBS.c.job_id == job_id, JOBS.c.state.not_in(_ENDED))
             .values(state=state.value, ended_at=ended_at, result=result)
         )
-        return isinstance(done, CursorResult) and done.rowcount == 1
+        return done.rowcount == 1
 
     def result(self, job_id: str) -> bytes | None:
         """Return what the job ended with; None before its end."""
-        return self._session.scalar(select(JobRow.result).where(JobRow.job_id == job_id))
+        found: bytes | None = self._connection.scalar(select(JOBS.c.result).where(JOBS.c.job_id == job_id))
+        return found
 
-    def move_run(self, run_id: str, state: RunState, *, reason: str, now: datetime) -> None:
-        """Write a run's new state, unless it has ended."""
-        self._session.execute(
-            update(RunRow)
-            .where(RunRow.run_id == run_id, RunRow.state.not_in(_RUN_ENDED))
-            .values(state=state.value, reason=reason, updated_at=now)
-        )
-
-    def change_run(self, run_id: str, change: RunChange, now: datetime) -> None:
-        """Write what a node's report changes, unless the run has ended."""
-        self._session.execute(
-            update(RunRow)
-            .where(RunRow.run_id == run_id, RunRow.state.not_in(_RUN_ENDED))
-            .values(
-                state=change.state.value,
-                execution=change.execution,
-                reason=change.reason,
-                incident=change.incident,
-                updated_at=now,
-            )
-        )
+    def change_runs(self, runs: Sequence[RunRecord], now: datetime) -> None:
+        """Write state, execution, reason and incident of runs that have not ended."""
+        if runs:
+            self._connection.execute(_CHANGE_RUN, [_change_values(run, now) for run in runs])
 
     def announce_summary(self, run_id: str, digest: bytes) -> bool:
         """Keep the digest that the node announced; false if it announced another before."""
-        known = self.announced_digest(run_id)
+        known = self._connection.scalar(select(RUNS.c.released_digest).where(RUNS.c.run_id == run_id))
         if known == b"":
-            self._session.execute(update(RunRow).where(RunRow.run_id == run_id).values(released_digest=digest))
+            self._connection.execute(update(RUNS).where(RUNS.c.run_id == run_id).values(released_digest=digest))
         return known in (b"", digest)
 
-    def announced_digest(self, run_id: str) -> bytes | None:
-        """Return the digest that the node announced; empty before, None without a run."""
-        return self._session.scalar(select(RunRow.released_digest).where(RunRow.run_id == run_id))
+    def awaited(self, run_id: str) -> Awaited | None:
+        """Return what an upload for the run must fit, or None."""
+        row = self._connection.execute(_UPLOAD, {"run_id": run_id}).one_or_none()
+        if row is None:
+            return None
+        return Awaited(
+            job_id=row.job_id,
+            node=row.node,
+            attempt=row.attempt,
+            state=RunState(row.state),
+            announced=row.released_digest,
+            stored=row.stored,
+            analysis_name=row.analysis_name,
+            analysis_version=row.analysis_version,
+        )
 
     def open_jobs_of(self, nodes: Iterable[str]) -> list[str]:
         """Return the ids of jobs that have not ended and have a run at one of ``nodes``."""
         query = (
-            select(JobRow.job_id)
+            select(JOBS.c.job_id)
             .distinct()
-            .join(RunRow, RunRow.job_id == JobRow.job_id)
-            .where(JobRow.state.not_in(_ENDED), RunRow.node.in_(sorted(nodes)))
+            .select_from(JOBS.join(RUNS, RUNS.c.job_id == JOBS.c.job_id))
+            .where(JOBS.c.state.not_in(_ENDED), RUNS.c.node.in_(sorted(nodes)))
         )
-        return sorted(self._session.scalars(query))
+        return sorted(self._connection.scalars(query))
 
     def open_jobs(self) -> list[str]:
         """Return the ids of all jobs that have not ended."""
-        return sorted(self._session.scalars(select(JobRow.job_id).where(JobRow.state.not_in(_ENDED))))
+        return sorted(self._connection.scalars(select(JOBS.c.job_id).where(JOBS.c.state.not_in(_ENDED))))
 
     def overdue(self, now: datetime) -> list[str]:
         """Return the ids of jobs whose deadline has passed and that have not ended."""
-        query = select(JobRow.job_id).where(JobRow.state.not_in(_ENDED), JobRow.not_after <= now)
-        return sorted(self._session.scalars(query))
+        query = select(JOBS.c.job_id).where(JOBS.c.state.not_in(_ENDED), JOBS.c.not_after <= now)
+        return sorted(self._connection.scalars(query))
 
     def next_deadline(self) -> datetime | None:
         """Return the earliest deadline of a job that has not ended."""
-        return self._session.scalar(select(func.min(JobRow.not_after)).where(JobRow.state.not_in(_ENDED)))
+        first = select(func.min(JOBS.c.not_after)).where(JOBS.c.state.not_in(_ENDED))
+        found: datetime | None = self._connection.scalar(first)
+        return found
 
-    def run_of(self, run_id: str) -> tuple[str, RunRecord] | None:
-        """Return the job's id and the run, or None."""
-        found = self._runs(select(RunRow, NodeRow, SummaryRow).where(RunRow.run_id == run_id))
-        return found[0] if found else None
+    def runs(self, run_ids: Iterable[str]) -> dict[str, tuple[str, RunRecord]]:
+        """Return the job's id and the run, by run id, for those that there are."""
+        rows = self._connection.execute(_RUNS_BY_ID, {"run_ids": sorted(run_ids)})
+        return {row.run_id: (row.job_id, _run_record(row)) for row in rows}
 
-    def _records(self, rows: Sequence[JobRow]) -> list[JobRecord]:
-        ids = [row.job_id for row in rows]
-        runs: dict[str, list[RunRecord]] = {job_id: [] for job_id in ids}
-        query = select(RunRow, NodeRow, SummaryRow).where(RunRow.job_id.in_(ids)).order_by(RunRow.position)
-        for job_id, run in self._runs(query):
-            runs[job_id].append(run)
+    def _records(self, rows: Sequence[Row[Any]]) -> list[JobRecord]:
+        runs: dict[str, list[RunRecord]] = {row.job_id: [] for row in rows}
+        for run in self._connection.execute(_RUNS_OF_JOBS, {"job_ids": list(runs)}):
+            runs[run.job_id].append(_run_record(run))
         return [_job_record(row, tuple(runs[row.job_id])) for row in rows]
 
-    def _runs(self, query: Select[tuple[RunRow, NodeRow, SummaryRow]]) -> list[tuple[str, RunRecord]]:
-        joined = (
-            query.join(NodeRow, NodeRow.node == RunRow.node)
-            .outerjoin(SummaryRow, SummaryRow.run_id == RunRow.run_id)
-            # Rows seen earlier in this transaction may have been updated since.
-            .execution_options(populate_existing=True)
-        )
-        return [(run.job_id, _run_record(run, node, summary)) for run, node, summary in self._session.execute(joined)]
+
+def _job_values(job: NewJob) -> Mapping[str, object]:
+    record, envelope = job.record, job.envelope
+    return {
+        "job_id": record.job_id,
+        "submitter": record.submitter,
+        "payload_type": envelope.payload_type,
+        "payload": envelope.payload,
+        "key_id": envelope.key_id,
+        "signature": envelope.signature,
+        "envelope_digest": job.envelope_digest,
+        "analysis_name": record.analysis_name,
+        "analysis_version": record.analysis_version,
+        "analysis_digest": record.analysis_digest,
+        "quorum": record.quorum,
+        "submitted_at": record.submitted_at,
+        "not_after": record.not_after,
+        "cancel_request_id": "",
+        "state": record.state.value,
+    }
 
 
-def _run_row(job_id: str, position: int, run: RunRecord) -> RunRow:
-    return RunRow(
-        run_id=run.run_id,
-        job_id=job_id,
-        position=position,
-        node=run.node,
-        round=run.round,
-        attempt=run.attempt,
-        execution=run.execution,
-        state=run.state.value,
-        reason=run.reason,
-        incident=run.incident,
-        dataset=run.dataset,
-        released_digest=b"",
-        updated_at=run.updated_at,
-    )
+def _run_values(job_id: str, position: int, run: RunRecord) -> Mapping[str, object]:
+    return {
+        "run_id": run.run_id,
+        "job_id": job_id,
+        "position": position,
+        "node": run.node,
+        "round": run.round,
+        "attempt": run.attempt,
+        "execution": run.execution,
+        "state": run.state.value,
+        "reason": run.reason,
+        "incident": run.incident,
+        "dataset": run.dataset,
+        "released_digest": b"",
+        "updated_at": run.updated_at,
+    }
 
 
-def _run_record(row: RunRow, node: NodeRow, summary: SummaryRow | None) -> RunRecord:
+def _change_values(run: RunRecord, now: datetime) -> Mapping[str, object]:
+    return {
+        "of_run": run.run_id,
+        "to_state": run.state.value,
+        "to_execution": run.execution,
+        "to_reason": run.reason,
+        "to_incident": run.incident,
+        "now": now,
+    }
+
+
+def _run_record(row: Row[Any]) -> RunRecord:
     return RunRecord(
         run_id=row.run_id,
         node=row.node,
         dataset=row.dataset,
         state=RunState(row.state),
-        contact=Contact(node.connected, node.since),
+        contact=Contact(row.connected, row.since),
         updated_at=row.updated_at,
         round=row.round,
         attempt=row.attempt,
         execution=row.execution,
         reason=row.reason,
         incident=row.incident,
-        stored=summary is not None,
-        empty=summary is not None and summary.empty,
+        stored=row.empty is not None,
+        empty=bool(row.empty),
     )
 
 
-def _job_record(row: JobRow, runs: tuple[RunRecord, ...]) -> JobRecord:
+def _job_record(row: Row[Any], runs: tuple[RunRecord, ...]) -> JobRecord:
     return JobRecord(
         job_id=row.job_id,
         submitter=row.submitter,

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, insert, select
 from sqlalchemy.orm import Session
 
-from coordinator.store.job_models import RunRow, SummaryRow
+from coordinator.store.job_models import RUNS, SUMMARIES
+
+_CONTENTS: Final = (
+    select(RUNS.c.node, SUMMARIES.c.content)
+    .select_from(RUNS.join(SUMMARIES, SUMMARIES.c.run_id == RUNS.c.run_id))
+    .where(RUNS.c.job_id == bindparam("job_id"), RUNS.c.state == "RELEASED")
+    .order_by(RUNS.c.position)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,32 +33,21 @@ class SummaryRepository:
     """One summary per run, stored once."""
 
     def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def digest(self, run_id: str) -> bytes | None:
-        """Return the digest of the stored summary, or None."""
-        return self._session.scalar(select(SummaryRow.digest).where(SummaryRow.run_id == run_id))
+        self._connection = session.connection()
 
     def add(self, summary: NewSummary, now: datetime) -> None:
         """Store a summary for a run that has none."""
-        self._session.add(
-            SummaryRow(
-                run_id=summary.run_id,
-                digest=summary.digest,
-                size=len(summary.content),
-                empty=summary.empty,
-                content=summary.content,
-                stored_at=now,
-            )
-        )
-        self._session.flush()
+        values = {
+            "run_id": summary.run_id,
+            "digest": summary.digest,
+            "size": len(summary.content),
+            "empty": summary.empty,
+            "content": summary.content,
+            "stored_at": now,
+        }
+        self._connection.execute(insert(SUMMARIES), values)
 
     def contents(self, job_id: str) -> dict[str, bytes]:
         """Return the stored summaries of a job's released runs, by node."""
-        rows = self._session.execute(
-            select(RunRow.node, SummaryRow.content)
-            .join(SummaryRow, SummaryRow.run_id == RunRow.run_id)
-            .where(RunRow.job_id == job_id, RunRow.state == "RELEASED")
-            .order_by(RunRow.position)
-        )
+        rows = self._connection.execute(_CONTENTS, {"job_id": job_id})
         return {row.node: row.content for row in rows}

@@ -27,6 +27,7 @@ from node_agent.config import StateFolder
 from node_agent.keys.credential import load_credential, load_server_ca
 from node_agent.link.renewal import Renewal, RenewedError
 from node_agent.link.session import Session, SessionParts
+from node_agent.link.uploads import SummaryUpload
 from node_agent.spool.uploader import Uploader
 
 _log = structlog.get_logger(__name__)
@@ -136,7 +137,7 @@ class Link:
         await attached.wait()
         self.standing.become(LinkState.ONLINE, "", self.clock())
         renewal = asyncio.create_task(self.renewal.run(stub, session.renew_asked))
-        upload = asyncio.create_task(self.uploader.run(stub))
+        upload = asyncio.create_task(self.uploader.run(SummaryUpload(stub).send))
         try:
             done, _ = await asyncio.wait([renewal, upload], return_when=asyncio.FIRST_COMPLETED)
             for task in done:

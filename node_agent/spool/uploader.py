@@ -6,7 +6,7 @@ Sends the bytes that the decision was about, the same at every try. Takes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,9 +14,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from hansa.contract.limits import CHUNK_BYTES
 from hansa.runtime.clock import Clock
-from hansa.v1 import node_service_pb2, node_service_pb2_grpc
 from node_agent.airlock.gate import RELEASE
 from node_agent.airlock.released import ReleasedSummary, released_summary
 from node_agent.reporting import Bells
@@ -24,7 +22,9 @@ from node_agent.store.database import Database
 from node_agent.store.models import SummaryRow
 
 _log = structlog.get_logger(__name__)
-_UPLOAD_SECONDS = 60.0
+
+# Returns once the coordinator has stored the summary.
+Send = Callable[[ReleasedSummary], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,21 +35,21 @@ class Uploader:
     bells: Bells
     clock: Clock
 
-    async def run(self, stub: node_service_pb2_grpc.NodeServiceAsyncStub) -> None:
-        """Upload what was released, now and whenever the bell rings.
+    async def run(self, send: Send) -> None:
+        """Send what was released, now and whenever the bell rings.
 
         Raises:
-            grpc.aio.AioRpcError: the coordinator is away or refused; the
-                summary stays in the spool.
+            Exception: what ``send`` raised: the coordinator is away or
+                refused; the summary stays in the spool.
         """
         while True:
             self.bells.spool.clear()
             for released in await self.database.run(_pending):
-                await self._upload(stub, released)
+                await send(released)
+                await self._mark(released)
             await self.bells.spool.wait()
 
-    async def _upload(self, stub: node_service_pb2_grpc.NodeServiceAsyncStub, released: ReleasedSummary) -> None:
-        await stub.UploadSummary(_messages(released), timeout=_UPLOAD_SECONDS)
+    async def _mark(self, released: ReleasedSummary) -> None:
         now = self.clock()
         await self.database.run(lambda session: _mark(session, released.run_id, now))
         _log.info("summary_uploaded", run_id=released.run_id, size=len(released.summary))
@@ -66,16 +66,3 @@ def _pending(session: Session) -> Sequence[ReleasedSummary]:
 
 def _mark(session: Session, run_id: str, now: datetime) -> None:
     session.get_one(SummaryRow, run_id).uploaded_at = now
-
-
-def _messages(released: ReleasedSummary) -> Iterator[node_service_pb2.UploadSummaryRequest]:
-    header = node_service_pb2.UploadSummaryRequest.Header(
-        run_id=released.run_id,
-        attempt=released.attempt,
-        execution=released.execution,
-        digest=released.digest,
-        size=len(released.summary),
-    )
-    yield node_service_pb2.UploadSummaryRequest(header=header)
-    for start in range(0, len(released.summary), CHUNK_BYTES):
-        yield node_service_pb2.UploadSummaryRequest(chunk=released.summary[start : start + CHUNK_BYTES])

@@ -14,7 +14,7 @@ from tests.support.source_tree import ROOT, imported, name, source_files, tree_o
 # Where messages of the wire may be named; beyond, there are domain values.
 WIRE_ROOMS = frozenset({"api", "link", "cli", "sdk", "contract"})
 # The composition root binds servicers to servers; the two clients make one call each.
-WIRE_FILES = frozenset({"coordinator/bootstrap.py", "node_agent/keys/enrolment.py", "node_agent/spool/uploader.py"})
+WIRE_FILES = frozenset({"coordinator/bootstrap.py", "node_agent/keys/enrolment.py"})
 PURE = (
     "hansa.contract",
     "hansa.statistics",

@@ -209,7 +209,7 @@ def test_a_killed_agent_comes_back_by_itself_and_its_waiting_job_finishes(federa
     assert federation.connected() == set(COUNTRIES)
 
 
-def test_a_killed_worker_costs_an_execution_and_not_the_run(federation: Federation) -> None:
+def test_a_job_at_a_node_whose_worker_was_killed_waits_for_the_next_one(federation: Federation) -> None:
     worker = federation.layout.node("GB").worker.running()
     assert worker is not None
     os.killpg(worker.pid, signal.SIGKILL)

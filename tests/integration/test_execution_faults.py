@@ -88,7 +88,7 @@ def test_messages_survive_a_broker_that_is_killed(node: Cluster) -> None:
     node.stop_worker("runs")
     run_id = node.submit(GOOD)
     os.kill(int((node.state / "broker" / "redis.pid").read_text()), signal.SIGKILL)
-    EmbeddedBroker(node.state / "broker").ensure_running()
+    node.broker.ensure_running()
     node.start_worker("runs")
     assert node.agent.report(run_id)["outcome"] == "summary"
 

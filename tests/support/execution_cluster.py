@@ -42,6 +42,7 @@ class Cluster:
     state: Path
     agent: StubAgent
     app: Celery
+    broker: EmbeddedBroker
     workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start_worker(self, pool: str) -> subprocess.Popen[bytes]:
