@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import dataclass
 from typing import Final
@@ -93,7 +94,8 @@ async def collect(desk: Desk, upload: Upload) -> None:
     manifest = await desk.read(lambda session: expected(session, announced))
     if manifest is None:
         return
-    summary = _read(content, manifest, announced)
+    # A large summary takes a while to check; sessions must not wait for it.
+    summary = await asyncio.to_thread(_read, content, manifest, announced)
     turn = desk.turn()
     await desk.commit(lambda session: _store(session, announced, summary, turn))
 

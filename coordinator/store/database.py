@@ -80,9 +80,9 @@ class Database:
 
     def close(self) -> None:
         """Wait for running transactions and close all connections."""
-        # In a store thread, because SQLite's connection was made there.
-        self._threads.submit(self.engine.dispose).result()
+        # In this order: a connection that comes back to a closed pool is never closed.
         self._threads.shutdown()
+        self.engine.dispose()
 
     def _transact(self, work: Callable[[Session], T]) -> T:
         waits = delays(random.random, first=0.01, most=0.5)

@@ -73,7 +73,8 @@ _UPLOAD: Final = (
 )
 _CHANGE_RUN: Final = (
     update(RUNS)
-    .where(RUNS.c.run_id == bindparam("of_run"), RUNS.c.state.not_in(_RUN_ENDED))
+    # No NOT IN: it cannot be executed for many rows at once.
+    .where(RUNS.c.run_id == bindparam("of_run"), *(RUNS.c.state != ended for ended in _RUN_ENDED))
     .values(
         state=bindparam("to_state"),
         execution=bindparam("to_execution"),

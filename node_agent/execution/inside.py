@@ -93,8 +93,12 @@ def warm_up() -> None:
         importlib.import_module(name)
     from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
     from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
-    from snakemake_interface_scheduler_plugins.registry import SchedulerPluginRegistry
-    from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
+    from snakemake_interface_scheduler_plugins.registry import (  # type: ignore[import-untyped]
+        SchedulerPluginRegistry,
+    )
+    from snakemake_interface_storage_plugins.registry import (  # type: ignore[import-untyped]
+        StoragePluginRegistry,
+    )
 
     # Each searches the whole of sys.path once per process.
     for registry in (ExecutorPluginRegistry, LoggerPluginRegistry, SchedulerPluginRegistry, StoragePluginRegistry):

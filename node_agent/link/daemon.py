@@ -2,14 +2,15 @@
 
 What ends a session decides when the next one is tried, by table and not by
 text. Nothing but an operator's act makes the node give up: a node that was
-revoked asks seldom, but asks.
+revoked asks seldom, but asks. Nothing that the coordinator sends ends the
+agent either: its runs, its workers and its operator need it as before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -48,13 +49,21 @@ class _Reaction:
     most_seconds: float
 
 
+# A session that stood this long was a good one: the next trouble is a new one.
+_SETTLED_SECONDS: Final = 10.0
 _UNREACHABLE: Final = _Reaction(LinkState.OFFLINE, 5.0)
+# Asking again at once would only bring the same again; an operator has to look.
+_MISFIT: Final = _Reaction(LinkState.OFFLINE, 30.0)
+_RENEWED: Final = _Reaction(LinkState.ONLINE, 5.0)
 _REACTIONS: Final[Mapping[Reason, _Reaction]] = {
     Reason.NODE_NOT_CONFIRMED: _Reaction(LinkState.WAITING, 1.0),
     Reason.NODE_SUSPENDED: _Reaction(LinkState.REFUSED, 10.0),
     Reason.NODE_QUARANTINED: _Reaction(LinkState.REFUSED, 30.0),
     Reason.NODE_REVOKED: _Reaction(LinkState.REFUSED, 60.0),
     Reason.CERTIFICATE_REFUSED: _Reaction(LinkState.REFUSED, 30.0),
+    Reason.PROTOCOL_VIOLATION: _MISFIT,
+    Reason.VERSION_UNSUPPORTED: _MISFIT,
+    Reason.INTERNAL: _MISFIT,
 }
 
 
@@ -74,6 +83,28 @@ class Standing:
         self.state, self.reason = state, reason
 
 
+class Pace:
+    """How long to wait before the next session: longer with each that came to nothing."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        """Take a source of uniform numbers in [0, 1)."""
+        self._draw = draw
+        self._most = 0.0
+        self._waits: Iterator[float] = iter(())
+
+    def wait(self, most_seconds: float, stood_seconds: float) -> float:
+        """Return the seconds to wait.
+
+        Args:
+            most_seconds: the longest wait that the cause of the end calls for.
+            stood_seconds: how long the session stood; a short one is a failed
+                try, also where it was attached: what ends it may come again.
+        """
+        if most_seconds != self._most or stood_seconds >= _SETTLED_SECONDS:
+            self._most, self._waits = most_seconds, delays(self._draw, most=most_seconds)
+        return next(self._waits)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
     """The agent's connection: sessions one after the other, for ever."""
@@ -89,26 +120,29 @@ class Link:
 
     async def run(self) -> None:
         """Attach, and attach again whenever a session has ended."""
-        waits = delays(self.draw)
+        pace = Pace(self.draw)
+        loop = asyncio.get_running_loop()
         while True:
-            attached = asyncio.Event()
-            reaction = await self._one_session(attached)
-            if attached.is_set():
-                waits = delays(self.draw)
-            await asyncio.sleep(min(next(waits), reaction.most_seconds))
+            begun = loop.time()
+            reaction = await self._one_session()
+            await asyncio.sleep(pace.wait(reaction.most_seconds, loop.time() - begun))
 
-    async def _one_session(self, attached: asyncio.Event) -> _Reaction:
+    async def _one_session(self) -> _Reaction:
         try:
             async with self._channel() as channel:
-                await self._converse(node_service_pb2_grpc.NodeServiceStub(channel), attached)
+                await self._converse(node_service_pb2_grpc.NodeServiceStub(channel), asyncio.Event())
         except grpc.aio.AioRpcError as error:
             return self._react(remote_error(error))
         except TimeoutError:
             return self._react(HansaError(Reason.COORDINATOR_UNREACHABLE, log="attach timed out"))
         except RenewedError:
-            return _Reaction(self.standing.state, 0.0)
+            return _RENEWED
         except HansaError as error:
             return self._react(error)
+        except Exception:
+            # Frames nobody thought of, or a store that cannot write just now.
+            _log.exception("session_crashed")
+            return self._react(HansaError(Reason.INTERNAL, log="see session_crashed"))
         return self._react(HansaError(Reason.COORDINATOR_UNREACHABLE, log="the session ended"))
 
     def _channel(self) -> grpc.aio.Channel:
@@ -136,7 +170,7 @@ class Link:
     ) -> None:
         await attached.wait()
         self.standing.become(LinkState.ONLINE, "", self.clock())
-        renewal = asyncio.create_task(self.renewal.run(stub, session.renew_asked))
+        renewal = asyncio.create_task(self.renewal.run(stub, self.parts.wishes.renew))
         upload = asyncio.create_task(self.uploader.run(SummaryUpload(stub).send))
         try:
             done, _ = await asyncio.wait([renewal, upload], return_when=asyncio.FIRST_COMPLETED)
@@ -150,5 +184,6 @@ class Link:
     def _react(self, error: HansaError) -> _Reaction:
         reaction = _REACTIONS.get(error.reason, _UNREACHABLE)
         self.standing.become(reaction.state, error.reason.value, self.clock())
-        _log.info("session_ended", reason=error.reason.value, detail=str(error))
+        tell = _log.error if reaction is _MISFIT else _log.info
+        tell("session_ended", reason=error.reason.value, detail=str(error))
         return reaction

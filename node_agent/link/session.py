@@ -128,13 +128,17 @@ class Session:
     async def _write(self, call: Any, **frame: Any) -> None:
         # grpc.aio allows one write at a time.
         async with self._writing:
-            await call.write(node_service_pb2.NodeFrame(**frame))
+            try:
+                await call.write(node_service_pb2.NodeFrame(**frame))
+            except asyncio.InvalidStateError as error:
+                # The stream ended before we wrote; reading says why, as an AioRpcError.
+                await call.read()
+                raise HansaError(Reason.COORDINATOR_UNREACHABLE, log="the stream ended") from error
 
     async def _next(self, call: Any) -> node_service_pb2.CoordinatorFrame:
         frame = await call.read()
         if not isinstance(frame, node_service_pb2.CoordinatorFrame):
-            # End of stream: the status says why, as an AioRpcError.
-            await call
+            # The stream ended well: any other status is raised by reading.
             raise HansaError(Reason.COORDINATOR_UNREACHABLE, log="the stream ended")
         return frame
 

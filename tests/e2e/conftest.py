@@ -43,7 +43,7 @@ def capture(federation: Federation) -> Iterator[LoopbackCapture | None]:
             yield None
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def datasets() -> list[str]:
     """The options that name all four datasets."""
     return [word for country in COUNTRIES for word in ("--dataset", f"{country}-aisnp")]

@@ -218,6 +218,22 @@ def test_a_job_at_a_node_whose_worker_was_killed_waits_for_the_next_one(federati
     assert federation.hansa("job", "watch", job).code == 0
 
 
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_the_agents_come_back_by_themselves_when_the_coordinator_was_gone(
+    federation: Federation, how: signal.Signals
+) -> None:
+    layout = federation.layout
+    coordinator = layout.coordinator.running()
+    assert coordinator is not None
+    coordinator.signal(how)
+    eventually(lambda: not coordinator.alive(), "the coordinator has ended")
+    layout.coordinator.start(layout.root, environment())
+    eventually(lambda: federation.hansa("nodes", "list").code == 0, "the coordinator answers")
+    eventually(lambda: federation.connected() == set(COUNTRIES), "all nodes are connected")
+    job = federation.submit("--dataset", "ES-aisnp", "--param", f"variants={_ASKED}")
+    assert federation.hansa("job", "watch", job).code == 0
+
+
 def test_a_second_agent_with_the_same_state_folder_is_refused(federation: Federation) -> None:
     profile = str(federation.layout.node("ES").profile)
     second = subprocess.run(

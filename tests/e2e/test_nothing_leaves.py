@@ -32,7 +32,7 @@ def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
             yield str(path), path.read_bytes()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def asked(federation: Federation, capture: LoopbackCapture | None, datasets: list[str]) -> str:
     """A job over all countries that has ended, with one that failed at its nodes besides."""
     question = ("--param", "variants=rs12913832,rs16891982,rs671", "--param", "stratify=sex")
@@ -79,6 +79,13 @@ def test_nothing_readable_passed_the_coordinators_ports(
     assert _found(readable, iter([("traffic", payload)])) == []
 
 
-def test_the_canaries_are_found_where_they_belong(federation: Federation, canaries: list[bytes], asked: str) -> None:
-    # The nodes' own files hold them: the search above would have found them.
-    assert _found(canaries[:1], _files(federation.layout.node(COUNTRIES[0]).state / "datasets"))
+def test_not_even_a_nodes_snapshot_keeps_a_sample_id(federation: Federation, canaries: list[bytes], asked: str) -> None:
+    for country in COUNTRIES:
+        snapshots = federation.layout.node(country).state / "datasets"
+        assert list(snapshots.rglob("genotypes.psam"))
+        assert _found(canaries, _files(snapshots)) == []
+
+
+def test_the_canaries_are_found_where_they_are(demo_data: Path, canaries: list[bytes]) -> None:
+    # The search above would have found them.
+    assert _found(canaries[:1], _files(demo_data / COUNTRIES[0]))

@@ -38,7 +38,7 @@ def test_a_killed_worker_leaves_nothing_running_and_the_next_execution_starts_an
     node.agent.lose_lease(run_id)
     node.start_worker("runs")
     node.enqueue(run_id)
-    node.agent.wait(lambda: (node.agent.control_dir(run_id, 2) / "rule-1.lock").exists())
+    node.agent.wait((node.agent.control_dir(run_id, 2) / "rule-1.lock").exists)
     (node.agent.work_dir(run_id, 2) / "go").touch()
     report = node.agent.report(run_id)
     assert (report["execution"], report["outcome"]) == (2, "summary"), node.agent.log(run_id, 2)

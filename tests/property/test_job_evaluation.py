@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.domain.evaluation import evaluate, is_reachable
+from coordinator.domain.evaluation import evaluate, is_reachable, may_end_a_job
 from coordinator.domain.explanation import explain
 from coordinator.domain.frames import RunReported
 from coordinator.domain.records import Contact, JobRecord, RunRecord
@@ -115,6 +115,20 @@ def test_an_evaluation_repeated_changes_nothing(before: JobRecord, now: datetime
     after = settled(before, now)
     assert settled(after, now) == after
     assert evaluate(after, now).cancels == ()
+
+
+@given(jobs(), moments, st.sampled_from([s for s in RunState if not may_end_a_job(s)]), st.data())
+def test_a_run_that_goes_on_working_never_ends_its_job(
+    before: JobRecord, now: datetime, working: RunState, data: st.DataObject
+) -> None:
+    waiting = settled(before, now)
+    open_ = [n for n, r in enumerate(waiting.runs) if r.state not in RUN_TERMINAL | {RunState.CANCELLING}]
+    if waiting.state in JOB_TERMINAL or not open_:
+        return
+    number = data.draw(st.sampled_from(open_))
+    runs = list(waiting.runs)
+    runs[number] = replace(runs[number], state=working)
+    assert evaluate(replace(waiting, runs=tuple(runs)), now).state is waiting.state
 
 
 @given(jobs(), moments)

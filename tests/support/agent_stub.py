@@ -91,7 +91,8 @@ class StubAgent:
     def _answer(self, call: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         with self._changed:
             try:
-                return getattr(self, f"_{call}")(body)
+                calls = {"claim": self._claim, "beat": self._beat, "finish": self._finish}
+                return calls[call](body)
             finally:
                 self._changed.notify_all()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
 import shutil
 import signal
@@ -97,39 +96,47 @@ def processes_of(state: Path) -> list[int]:
 
 
 @contextlib.contextmanager
-def cluster(*pools: str, configured_broker: str | None = None) -> Iterator[Cluster]:
-    """Start a broker, an agent's double and workers for ``pools``; stop all of it.
-
-    With ``configured_broker``, a URL, that broker is used as an operator
-    configures it, and none is started.
-    """
+def node_folder() -> Iterator[Path]:
+    """Make a state folder with one tiny dataset; its path is short enough for sockets."""
     state = Path(tempfile.mkdtemp(prefix="hansa-exec-", dir="/tmp"))
     for name in ("broker", "runs", "logs", "datasets/D/1"):
         (state / name).mkdir(parents=True, mode=0o700)
     data = state / "datasets" / "D" / "1"
     data.chmod(0o755)
     (data / "genotypes.txt").write_text("0123456789")
-    broker = EmbeddedBroker(state / "broker")
-    if configured_broker is None:
-        broker.ensure_running()
-    else:
-        (state / "agent.toml").write_text(f'broker_url = "{configured_broker}"\n')
-    agent = StubAgent(state)
-    agent.start()
-    started = Cluster(state, agent, make_app(configured_broker or broker.url))
     try:
-        for pool in pools:
-            started.start_worker(pool)
-        yield started
+        yield state
     finally:
-        for pool in list(started.workers):
-            started.stop_worker(pool)
-        started.app.close()
-        agent.stop()
+        shutil.rmtree(state)
+
+
+@contextlib.contextmanager
+def cluster(*pools: str, configured_broker: str | None = None) -> Iterator[Cluster]:
+    """Start a broker, an agent's double and workers for ``pools``; stop all of it.
+
+    With ``configured_broker``, a URL, that broker is used as an operator
+    configures it, and none is started.
+    """
+    with node_folder() as state:
+        broker = EmbeddedBroker(state / "broker")
         if configured_broker is None:
-            broker.shut_down()
-        if not os.environ.get("HANSA_KEEP"):
-            shutil.rmtree(state)
+            broker.ensure_running()
+        else:
+            (state / "agent.toml").write_text(f'broker_url = "{configured_broker}"\n')
+        agent = StubAgent(state)
+        agent.start()
+        started = Cluster(state, agent, make_app(configured_broker or broker.url), broker)
+        try:
+            for pool in pools:
+                started.start_worker(pool)
+            yield started
+        finally:
+            for pool in list(started.workers):
+                started.stop_worker(pool)
+            started.app.close()
+            agent.stop()
+            if configured_broker is None:
+                broker.shut_down()
 
 
 def bad_bundle(state: Path, name: str, targets: Mapping[str, Any] | None = None) -> Path:

@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 
 from coordinator.api.frames import node_frame
-from coordinator.domain.frames import NodeFrame
+from coordinator.domain.frames import Event, NodeFrame
 from coordinator.domain.membership import NodeState
 from coordinator.services.nodes import Act, suspend_node
+from coordinator.services.reports import Batch, apply_batch
 from coordinator.services.sessions import Patience, Sessions
 from coordinator.store.catalogue import DatasetRepository
 from coordinator.store.job_models import CommandRow, EventRow
 from coordinator.store.nodes import Node, NodeRepository
 from coordinator.store.paging import Page
-from hansa.contract.errors import Reason
+from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import NodeId
 from hansa.contract.limits import COMMAND_WINDOW
 from hansa.contract.states import RunState
@@ -237,6 +238,26 @@ async def test_a_frame_of_an_old_epoch_ends_the_session(world: JobWorld, session
     await node.send(wire.NodeFrame(event=node.store.events.event(1, node.epoch - 1)))
     await node.receive("fenced")
     assert await node.ended() is Reason.PROTOCOL_VIOLATION
+
+
+async def test_a_batch_of_a_session_that_lost_its_standing_changes_nothing(world: JobWorld, sessions: Sessions) -> None:
+    job = await world.submit()
+    older = await attached(sessions)
+    newer = await attached(sessions, older.store)
+    newer.store.events.append(report(run_at(job.job_id, "FI"), "DECLINED"))
+    late = node_frame(wire.NodeFrame(event=newer.store.events.event(1, older.epoch)))
+    assert isinstance(late, Event)
+
+    async def refusal(epoch: int) -> Reason:
+        batch = Batch(node="FI", epoch=epoch, events=[late], acked=1)
+        with pytest.raises(HansaError) as caught:
+            await world.desk.commit(lambda s: apply_batch(s, batch, world.desk.turn()))
+        return caught.value.reason
+
+    assert await refusal(older.epoch) is Reason.EPOCH_FENCED
+    world.database.run_sync(lambda s: suspend_node(s, NodeId("FI"), "", Act("olga", START)))
+    assert await refusal(newer.epoch) is Reason.NODE_SUSPENDED
+    assert (await world.job(job.job_id)).runs[0].state is RunState.OFFERED
 
 
 async def test_an_acknowledgement_of_what_was_never_sent_ends_the_session(world: JobWorld, sessions: Sessions) -> None:

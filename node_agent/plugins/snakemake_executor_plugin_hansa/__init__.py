@@ -34,7 +34,9 @@ class ExecutorSettings(ExecutorSettingsBase):  # type: ignore[misc] # Snakemake 
     """What the executor needs to reach the runner."""
 
     channel_fd: int | None = field(
-        default=None, metadata={"help": "Descriptor of the socket to Hansa's runner.", "required": True}
+        default=None,
+        # The type is said again: Snakemake's command line cannot read the annotation.
+        metadata={"help": "Descriptor of the socket to Hansa's runner.", "required": True, "type": int},
     )
 
 

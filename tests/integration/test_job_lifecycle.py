@@ -17,6 +17,7 @@ from coordinator.services.evaluation import settle
 from coordinator.services.jobs import Asker, JobView, cancel_job, job_result, list_jobs, show, view_job, watch_job
 from coordinator.services.nodes import Act
 from coordinator.services.sessions import Sessions
+from coordinator.services.submission import submit_job
 from coordinator.store.outboxes import CommandRepository
 from coordinator.store.paging import Page
 from hansa.contract.errors import HansaError, Reason
@@ -37,13 +38,15 @@ from tests.support.job_world import (
     released,
 )
 from tests.support.scripted_node import NodeStore, PlainNode, release, report, run_at
-from tests.support.stores import empty_store_url, postgres  # noqa: F401 - fixtures
+from tests.support.stores import empty_store_url, postgres
+
+__all__ = ["empty_store_url", "postgres"]
 
 COUNT = {"dtype": "int64", "axes": [], "merge": "sum", "released": True}
 
 
 @pytest.fixture
-async def world(empty_store_url: str) -> AsyncIterator[JobWorld]:  # noqa: F811 - a fixture
+async def world(empty_store_url: str) -> AsyncIterator[JobWorld]:
     with open_world(empty_store_url) as made:
         yield made
         await made.desk.settled()
@@ -293,6 +296,7 @@ async def test_the_clock_loop_ends_overdue_jobs_by_itself(world: JobWorld) -> No
             assert views[-1].job.state is JobState.EXPIRED
     finally:
         loop.cancel()
+        await asyncio.wait([loop])
 
 
 def test_the_clock_loop_sleeps_precisely_and_never_busily() -> None:
@@ -355,6 +359,19 @@ async def test_summaries_that_cannot_be_combined_fail_the_job_and_nothing_else(
     assert (await world.job(job.job_id)).state is JobState.FAILED
     found = await result(world, job.job_id)
     assert (found["state"], found["variants"]) == ("FAILED", [])
+
+
+async def test_those_who_wait_are_told_even_where_the_caller_is_gone(world: JobWorld) -> None:
+    signed, turn = world.signed(), world.desk.turn()
+    with world.desk.bells.of_node("FI") as bell:
+        work = partial(submit_job, signed=signed, caller="ada", turn=turn)
+        submission = asyncio.create_task(world.desk.commit(work))
+        await asyncio.sleep(0)  # it has begun
+        submission.cancel()
+        async with asyncio.timeout(20):
+            await bell.wait()
+    assert submission.cancelled()
+    assert world.database.run_sync(lambda s: CommandRepository(s).head("FI")).seq == 1
 
 
 async def test_many_submissions_and_reports_at_once_lose_nothing(world: JobWorld, nodes: dict[str, PlainNode]) -> None:
