@@ -24,7 +24,7 @@ from node_agent.datasets import Datasets
 from node_agent.execution.broker import EmbeddedBroker, broker_url
 from node_agent.execution.celery_app import enqueue_run, make_app
 from node_agent.executions import Executions
-from node_agent.link.commands import Commands
+from node_agent.link.commands import Commands, Wishes
 from node_agent.link.daemon import Link, Standing
 from node_agent.link.encoding import WireReporter
 from node_agent.link.renewal import Renewal
@@ -107,16 +107,18 @@ class Agent:
         self._link = self._make_link()
 
     def _make_link(self) -> Link:
+        wishes = Wishes()
         offers = Offers(
             node=self._config.node,
             analyses=self._analyses,
             policy=self._policy.current,
-            draining=lambda: False,
+            draining=lambda: wishes.draining,
             reporter=self._reporter,
         )
         parts = SessionParts(
             database=self._database,
             commands=Commands(offers, self._reporter),
+            wishes=wishes,
             bells=self._bells,
             clock=utc_now,
             instance_id=str(uuid4()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class Datasets:
     reporter: Reporter
     bells: Bells
     clock: Clock
+    # One change at a time: folders and rows are changed one after the other.
+    _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def add(self, dataset_id: str, staging: Path) -> DatasetRow:
         """Take the snapshot in ``staging`` into the node's keeping, and announce it.
@@ -49,10 +51,11 @@ class Datasets:
             raise HansaError(Reason.DATASET_INVALID, log="staged outside of the state folder")
         snapshot = await asyncio.to_thread(verify_snapshot, folder)
         home = self.state.datasets / dataset_id / snapshot.digest.removeprefix("sha256:")
-        await self.database.run(lambda session: _refuse_known(session, dataset_id))
-        await asyncio.to_thread(_settle, folder, home)
-        now = self.clock()
-        row = await self.database.run(lambda session: self._register(session, dataset_id, snapshot, home, now))
+        async with self._changing:
+            await self.database.run(lambda session: _refuse_known(session, dataset_id))
+            await asyncio.to_thread(_settle, folder, home)
+            now = self.clock()
+            row = await self.database.run(lambda session: self._register(session, dataset_id, snapshot, home, now))
         self.bells.ring()
         return row
 
@@ -96,9 +99,10 @@ class Datasets:
             session.flush()
             self._announce(session, now)
 
-        await self.database.run(work)
-        self.bells.ring()
-        await asyncio.to_thread(shutil.rmtree, self.state.datasets / dataset_id, ignore_errors=True)
+        async with self._changing:
+            await self.database.run(work)
+            self.bells.ring()
+            await asyncio.to_thread(shutil.rmtree, self.state.datasets / dataset_id, ignore_errors=True)
 
     async def all(self) -> Sequence[DatasetRow]:
         """Return the datasets, by id."""
@@ -136,6 +140,8 @@ def _settle(folder: Path, home: Path) -> None:
 
 def _sweep(root: Path, owned: set[str]) -> None:
     for dataset in root.iterdir() if root.exists() else ():
+        if not dataset.is_dir():
+            continue  # none of ours
         if dataset.name.startswith(".incoming-"):
             shutil.rmtree(dataset, ignore_errors=True)
             continue

@@ -11,8 +11,10 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
@@ -24,8 +26,12 @@ from node_agent.airlock.gate import Gate
 from node_agent.catalogue import InstalledAnalysis
 from node_agent.config import StateFolder
 from node_agent.reporting import Bells, Reporter, advance
+from node_agent.staging.snapshot import is_in_place
 from node_agent.store.database import Database
 from node_agent.store.models import DatasetRow, RunRow
+
+
+_log = structlog.get_logger(__name__)
 
 
 class Outcome(enum.StrEnum):
@@ -68,15 +74,16 @@ class Executions:
             HansaError: ``EXECUTION_SUPERSEDED``; the run is not to be started
                 (any more), whatever the broker says.
         """
+        staged = await self.database.run(lambda session: _dataset_of(_staged(session, run_id), session))
+        sound = staged is not None and await asyncio.to_thread(is_in_place, Path(staged.folder), staged.snapshot)
         now = self.clock()
 
         def work(session: Session) -> dict[str, Any]:
-            run = session.get(RunRow, run_id)
-            if run is None or run.state != RunState.STAGING:
-                raise HansaError(Reason.EXECUTION_SUPERSEDED)
-            dataset = session.get(DatasetRow, run.dataset)
+            run = _staged(session, run_id)
+            dataset = _dataset_of(run, session)
             analysis = self.analyses.get(run.analysis)
-            if dataset is None or analysis is None:
+            if dataset is None or analysis is None or not sound:
+                _log.error("run_not_staged", run_id=run_id, dataset=run.dataset, snapshot_sound=sound)
                 advance(
                     session,
                     run,
@@ -156,6 +163,17 @@ class Executions:
 
         await self.database.run(work)
         self.bells.ring()
+
+
+def _staged(session: Session, run_id: str) -> RunRow:
+    run = session.get(RunRow, run_id)
+    if run is None or run.state != RunState.STAGING:
+        raise HansaError(Reason.EXECUTION_SUPERSEDED)
+    return run
+
+
+def _dataset_of(run: RunRow, session: Session) -> DatasetRow | None:
+    return session.get(DatasetRow, run.dataset)
 
 
 def _current(session: Session, run_id: str, execution: int) -> RunRow:

@@ -10,18 +10,19 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from hansa.contract.errors import HansaError, RunReason
-from hansa.contract.ids import run_id
+from hansa.contract.errors import HansaError, Reason, RunReason
+from hansa.contract.ids import is_run_id, run_id
 from hansa.contract.job import JobSpec, parse_job
 from hansa.contract.states import RunEvent, RunState
 from node_agent.catalogue import InstalledAnalysis
 from node_agent.policy.admission import Admitted, LocalDataset, NodeView, admit
 from node_agent.policy.policy import Policy
 from node_agent.reporting import Reporter, advance
-from node_agent.store.models import DatasetRow, RunRow
+from node_agent.store.models import DatasetRow, RunRow, SummaryRow
 
 _log = structlog.get_logger(__name__)
 _ACTIVE = (RunState.STAGING, RunState.RUNNING, RunState.CHECKING, RunState.CANCELLING)
+_MAY_START_AGAIN = (RunState.DECLINED, RunState.FAILED, RunState.EXPIRED, RunState.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,15 +50,29 @@ class Offers:
     reporter: Reporter
 
     def receive(self, session: Session, offer: SignedOffer, now: datetime) -> None:
-        """Store the run and decide on it; a repeat of an offer changes nothing."""
+        """Store the run and decide on it; a repeat of an offer changes nothing.
+
+        A higher attempt starts the run again only where the last one ended
+        without a decision on a summary: a node releases once, whatever it is
+        asked.
+
+        Raises:
+            HansaError: ``PROTOCOL_VIOLATION``; the run's name is none. It
+                becomes the name of a folder.
+        """
+        if not is_run_id(offer.run_id):
+            raise HansaError(Reason.PROTOCOL_VIOLATION, log="an offer's run id is none")
         known = session.get(RunRow, offer.run_id)
-        if known is not None and known.attempt >= offer.attempt:
+        if known is not None and not _may_follow(known, offer):
+            _log.info("offer_not_followed", run_id=known.run_id, state=known.state, attempt=offer.attempt)
             return
         spec = self._spec(offer)
         run = _row(offer, spec, now)
         if known is not None:
             run.execution = known.execution
-            session.delete(known)
+            undecided = session.get(SummaryRow, known.run_id)
+            for old in (known, undecided) if undecided is not None else (known,):
+                session.delete(old)
             session.flush()
         session.add(run)
         session.flush()
@@ -67,7 +82,8 @@ class Offers:
         """Return the job if it is one, is for this node, and names this run."""
         try:
             spec = parse_job(offer.payload)
-        except HansaError:
+            spec.not_after.astimezone(UTC)
+        except (HansaError, OverflowError):
             return None
         named = offer.run_id == run_id(spec.job_id, self.node, offer.round)
         return spec if named and spec.job_id == offer.job_id and self.node in spec.nodes else None
@@ -102,6 +118,10 @@ class Offers:
         )
         outcome = admit(spec, view)
         return outcome if isinstance(outcome, Admitted) else outcome.reason
+
+
+def _may_follow(known: RunRow, offer: SignedOffer) -> bool:
+    return offer.attempt > known.attempt and known.state in _MAY_START_AGAIN
 
 
 def active_runs(session: Session) -> int:

@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from hansa.contract.ids import is_run_id
 from hansa.contract.states import RUN_TERMINAL
 from hansa.runtime.clock import Clock
 from node_agent.config import StateFolder
@@ -47,7 +48,8 @@ class Retention:
         before = self.clock() - timedelta(days=self.policy().retention.run_days)
         for run_id in await self.database.run(lambda session: _ended(session, before)):
             folder = self.state.runs / run_id
-            if await asyncio.to_thread(folder.exists):
+            # What is deleted with all that is in it had better be below our own folder.
+            if is_run_id(run_id) and await asyncio.to_thread(folder.exists):
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
                 _log.info("run_folder_purged", run_id=run_id)
 

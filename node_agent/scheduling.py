@@ -15,6 +15,7 @@ from typing import Final
 
 import structlog
 from sqlalchemy import or_, select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from hansa.contract.errors import RunReason
@@ -31,6 +32,8 @@ _log = structlog.get_logger(__name__)
 MESSAGE_PATIENCE: Final = timedelta(seconds=10)
 BEAT_PATIENCE: Final = timedelta(seconds=15)
 MAX_EXECUTIONS: Final = 3
+# Steps further apart: it was us who slept (or the clock that jumped), not the workers.
+_BACK_TO_BACK: Final = BEAT_PATIENCE / 3
 _TICK_SECONDS: Final = 1.0
 _STARTED: Final = (RunState.RUNNING.value, RunState.CANCELLING.value)
 
@@ -48,15 +51,32 @@ class Scheduler:
 
     async def run(self) -> None:
         """Start what may start, mend what is stuck; once a second and whenever the bell rings."""
-        await self.database.run(self._pardon)
+        last = None
         while True:
             self.bells.queue.clear()
-            await self.step()
+            last = await self._tick(last)
             try:
                 async with asyncio.timeout(_TICK_SECONDS):
                     await self.bells.queue.wait()
             except TimeoutError:
                 continue
+
+    async def _tick(self, last: datetime | None) -> datetime | None:
+        """Take a step; return when it was, None if the store could not write.
+
+        Args:
+            last: when the step before was, None if there was none.
+        """
+        now = self.clock()
+        try:
+            if last is None or not _BACK_TO_BACK > now - last > -_BACK_TO_BACK:
+                await self.database.run(self._pardon)
+            await self.step()
+        except OperationalError:
+            # A full disk, say. The agent must be there when it is mended; nothing was half done.
+            _log.exception("store_not_writable")
+            return None
+        return now
 
     async def step(self) -> None:
         """Do what is due now."""
@@ -65,16 +85,15 @@ class Scheduler:
         started = await self.database.run(lambda session: self._start(session, now))
         if changed or started:
             self.bells.events.set()
-        for run_id in started:
-            await self._send(run_id)
-
-    async def _send(self, run_id: str) -> None:
-        try:
-            await asyncio.to_thread(self.enqueue, run_id)
-        except Exception:
-            # The broker is away; the run stays STAGING and is sent again.
-            _log.exception("enqueue_failed", run_id=run_id)
-            await self.database.run(lambda session: _forget_message(session, run_id))
+        for number, run_id in enumerate(started):
+            try:
+                await asyncio.to_thread(self.enqueue, run_id)
+            except Exception:
+                # The broker is away, also for the others; the runs stay STAGING and are sent again.
+                _log.exception("enqueue_failed", run_id=run_id)
+                unsent = started[number:]
+                await self.database.run(lambda session: _forget_messages(session, unsent))  # noqa: B023
+                return
 
     def _start(self, session: Session, now: datetime) -> Sequence[str]:
         """Return the runs whose message is to be sent, new ones and lost ones."""
@@ -125,13 +144,12 @@ class Scheduler:
         advance(session, run, event, reporter=self.reporter, now=now, reason=reason or "")
 
     def _pardon(self, session: Session) -> None:
-        """Start every lease anew: while no agent ran, no worker could beat."""
+        """Start every lease anew: while the agent was not there, no worker could beat."""
         now = self.clock()
         for run in session.scalars(select(RunRow).where(RunRow.state.in_(_STARTED))):
             run.beat_at = now
 
 
-def _forget_message(session: Session, run_id: str) -> None:
-    run = session.get(RunRow, run_id)
-    if run is not None:
+def _forget_messages(session: Session, run_ids: Sequence[str]) -> None:
+    for run in session.scalars(select(RunRow).where(RunRow.run_id.in_(run_ids))):
         run.enqueued_at = None

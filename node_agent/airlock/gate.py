@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
 
+import structlog
 from sqlalchemy.orm import Session
 
 from hansa.contract.errors import HansaError, Reason, RunReason
@@ -27,6 +28,8 @@ from node_agent.reporting import Bells, Reporter, advance
 from node_agent.store.database import Database
 from node_agent.store.models import RunRow, SummaryRow
 from node_agent.store.outbox import append_event
+
+_log = structlog.get_logger(__name__)
 
 RELEASE: Final = "RELEASE"
 WITHHOLD: Final = "WITHHOLD"
@@ -81,6 +84,11 @@ class Gate:
                 rules=CountRules(min_cohort=rules.min_cohort, min_carriers=rules.min_carriers),
             )
         except HansaError:
+            return Verdict(None, failure=RunReason.SUMMARY_INVALID)
+        except Exception as error:
+            # An analysis wrote this: whatever it trips, nothing leaves and the run ends. The
+            # error's own text is not logged, it may hold a value.
+            _log.error("summary_not_judged", run_id=run.run_id, error=type(error).__name__)
             return Verdict(None, failure=RunReason.SUMMARY_INVALID)
         checks = tuple(asdict(check) for check in cleared.checks)
         return Verdict(summary_bytes(cleared.summary) if isinstance(cleared, Cleared) else None, checks)

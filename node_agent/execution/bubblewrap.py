@@ -294,7 +294,7 @@ class BubblewrapSandbox:
             box: Box | None = None
             try:
                 box = self.open(spec)
-                status = box.start_command("python -I -c ''", output.fileno()).exit_status()
+                status = box.start_command(f"{self.machine.interpreter.python} -I -c ''", output.fileno()).exit_status()
             except SandboxError as error:
                 return str(error)
             finally:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -58,9 +59,11 @@ class Interpreter:
 
 def this_interpreter() -> Interpreter:
     """Return the interpreter of this process, with the executor plugin it would import."""
-    plugin = next((Path(entry) / _PLUGIN for entry in sys.path if (Path(entry) / _PLUGIN).is_dir()), None)
-    if plugin is None:
+    found = find_spec(_PLUGIN)
+    if found is None or found.origin is None:
         plugin = _EXECUTION.parent / "plugins" / _PLUGIN
+    else:
+        plugin = Path(found.origin).parent
     return Interpreter(Path(sys.prefix), Path(sys.base_prefix), plugin)
 
 

@@ -113,6 +113,22 @@ def pending_key(state: StateFolder) -> bytes:
     return key_pem
 
 
+def fresh_key(state: StateFolder) -> bytes:
+    """Return the PEM of the key to renew with: the pending one, never the one in force.
+
+    A crash right after ``store_credential`` has replaced the certificate
+    leaves its key pending; asked for again, it would be refused for ever.
+
+    Raises:
+        HansaError: ``CONFIG_INVALID``; the node is not enrolled, or a key is damaged.
+    """
+    key_pem = pending_key(state)
+    if key_fingerprint(key_pem) != key_fingerprint(load_credential(state).key_pem):
+        return key_pem
+    (state.keys / PENDING).unlink()
+    return pending_key(state)
+
+
 def signing_request(key_pem: bytes) -> bytes:
     """Return a PKCS#10 request (PEM) for the key; the names in it mean nothing.
 

@@ -7,11 +7,13 @@ the bytes that the researcher signed.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import structlog
+from google.protobuf.message import DecodeError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -39,6 +41,15 @@ class Applied:
     drain: bool = False
 
 
+@dataclass(slots=True)
+class Wishes:
+    """What the coordinator asked for and no run is about. Survives a session, not the agent."""
+
+    # Until the next attach, no offer is accepted.
+    draining: bool = False
+    renew: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Commands:
     """Applies commands inside the caller's transaction."""
 
@@ -51,9 +62,10 @@ class Commands:
         """Apply ``command`` unless it was applied before.
 
         Raises:
-            HansaError: ``PROTOCOL_VIOLATION``; a command is missing or another
-                history stands here. ``VERSION_UNSUPPORTED``; a kind of command
-                that this release does not know. Nothing was applied.
+            HansaError: ``PROTOCOL_VIOLATION``; a command is missing, cannot be
+                read, or another history stands here. ``VERSION_UNSUPPORTED``; a
+                kind of command that this release does not know. Nothing was
+                applied.
         """
         cursor = command_cursor(session)
         verdict = judge(cursor, seq=command.seq, prev_hash=command.prev_hash)
@@ -61,7 +73,10 @@ class Commands:
             return Applied(cursor.seq)
         if verdict is not Verdict.APPLY:
             raise HansaError(Reason.PROTOCOL_VIOLATION, log=f"command {command.seq}: {verdict.name}")
-        body = node_service_pb2.CommandBody.FromString(command.body)
+        try:
+            body = node_service_pb2.CommandBody.FromString(command.body)
+        except DecodeError as error:
+            raise HansaError(Reason.PROTOCOL_VIOLATION, log=f"command {command.seq} cannot be read") from error
         applied = self._effect(session, body, command.seq, now)
         move_command_cursor(session, cursor.after(command.body))
         return applied

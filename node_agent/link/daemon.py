@@ -92,15 +92,15 @@ class Pace:
         self._most = 0.0
         self._waits: Iterator[float] = iter(())
 
-    def wait(self, most_seconds: float, stood_seconds: float) -> float:
+    def wait(self, most_seconds: float, lasted_seconds: float) -> float:
         """Return the seconds to wait.
 
         Args:
             most_seconds: the longest wait that the cause of the end calls for.
-            stood_seconds: how long the session stood; a short one is a failed
-                try, also where it was attached: what ends it may come again.
+            lasted_seconds: how long the last try lasted; a short one counts as
+                failed, also where it was attached: what ended it may come again.
         """
-        if most_seconds != self._most or stood_seconds >= _SETTLED_SECONDS:
+        if most_seconds != self._most or lasted_seconds >= _SETTLED_SECONDS:
             self._most, self._waits = most_seconds, delays(self._draw, most=most_seconds)
         return next(self._waits)
 
@@ -154,7 +154,7 @@ class Link:
         session = Session(self.parts, stub)
         tasks = [
             asyncio.create_task(session.run(attached)),
-            asyncio.create_task(self._when_attached(session, stub, attached)),
+            asyncio.create_task(self._when_attached(stub, attached)),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -165,9 +165,7 @@ class Link:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _when_attached(
-        self, session: Session, stub: node_service_pb2_grpc.NodeServiceAsyncStub, attached: asyncio.Event
-    ) -> None:
+    async def _when_attached(self, stub: node_service_pb2_grpc.NodeServiceAsyncStub, attached: asyncio.Event) -> None:
         await attached.wait()
         self.standing.become(LinkState.ONLINE, "", self.clock())
         renewal = asyncio.create_task(self.renewal.run(stub, self.parts.wishes.renew))

@@ -7,20 +7,25 @@ nothing; the coordinator admits the old certificate until the new one is used.
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
+import grpc
 import structlog
 
 from hansa.contract.errors import HansaError, Reason
+from hansa.runtime.backoff import delays
 from hansa.runtime.clock import Clock
+from hansa.sdk.errors import remote_error
 from hansa.v1 import node_service_pb2, node_service_pb2_grpc
 from node_agent.config import StateFolder
 from node_agent.keys.credential import (
     checked_credential,
+    fresh_key,
     load_credential,
-    pending_key,
     signing_request,
     store_credential,
 )
@@ -29,6 +34,7 @@ from node_agent.keys.rotation import renew_at
 _log = structlog.get_logger(__name__)
 _CALL_SECONDS: Final = 20.0
 _LONGEST_SLEEP: Final = 3600.0
+_FIRST_RETRY, _MOST_RETRY = 5.0, 600.0
 
 
 class RenewedError(Exception):
@@ -41,14 +47,29 @@ class Renewal:
 
     state: StateFolder
     clock: Clock
+    draw: Callable[[], float] = random.random
 
     async def run(self, stub: node_service_pb2_grpc.NodeServiceAsyncStub, asked: asyncio.Event) -> None:
         """Wait for the day, or for the coordinator to ask; then renew.
 
+        A renewal that fails is tried again: half of the certificate's life is
+        left, and until its end the session goes on with it.
+
         Raises:
             RenewedError: done; the session must end, it holds the old one.
-            HansaError: ``CERTIFICATE_REFUSED``; the answer is not for our key.
         """
+        await self._wait(asked)
+        for delay in delays(self.draw, first=_FIRST_RETRY, most=_MOST_RETRY):
+            try:
+                await self._renew(stub)
+            except (HansaError, OSError) as error:
+                _log.error("certificate_not_renewed", detail=str(error))
+                await asyncio.sleep(delay)
+                continue
+            asked.clear()
+            raise RenewedError
+
+    async def _wait(self, asked: asyncio.Event) -> None:
         while not asked.is_set():
             certificate = load_credential(self.state).certificate
             due = renew_at(certificate.serial_number, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
@@ -60,18 +81,19 @@ class Renewal:
                     await asked.wait()
             except TimeoutError:
                 continue
-        await self._renew(stub)
 
     async def _renew(self, stub: node_service_pb2_grpc.NodeServiceAsyncStub) -> None:
-        key_pem = pending_key(self.state)
+        key_pem = fresh_key(self.state)
         request = node_service_pb2.RenewCertificateRequest(
             request_id=str(uuid4()), csr_pem=signing_request(key_pem).decode()
         )
-        response = await stub.RenewCertificate(request, timeout=_CALL_SECONDS)
+        try:
+            response = await stub.RenewCertificate(request, timeout=_CALL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise remote_error(error) from error
         try:
             credential = checked_credential(key_pem, response.certificate_pem.encode())
         except ValueError as error:
             raise HansaError(Reason.CERTIFICATE_REFUSED, log="the renewed certificate is not ours") from error
         store_credential(self.state, credential)
         _log.info("certificate_renewed", serial=f"{credential.certificate.serial_number:x}")
-        raise RenewedError

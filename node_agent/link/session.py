@@ -23,7 +23,7 @@ from hansa.contract.limits import EVENT_WINDOW, PROTOCOL_VERSION, SESSION_SILENC
 from hansa.contract.outbox import Head
 from hansa.runtime.clock import Clock
 from hansa.v1 import node_service_pb2, node_service_pb2_grpc
-from node_agent.link.commands import Commands
+from node_agent.link.commands import Commands, Wishes
 from node_agent.link.encoding import head_message, head_of, timestamp
 from node_agent.reporting import Bells
 from node_agent.store.database import Database
@@ -49,6 +49,7 @@ class SessionParts:
 
     database: Database
     commands: Commands
+    wishes: Wishes
     bells: Bells
     clock: Clock
     instance_id: str
@@ -65,10 +66,8 @@ class Session:
         self._parts = parts
         self._stub = stub
         self._writing = asyncio.Lock()
-        self._acked = 0
+        self._sent = self._acked = 0
         self._room = asyncio.Event()
-        self.renew_asked = asyncio.Event()
-        self.draining = False
 
     async def run(self, attached: asyncio.Event) -> None:
         """Attach, set ``attached``, and stream until the stream ends.
@@ -79,8 +78,9 @@ class Session:
         """
         async with self._stream() as call:
             place = await self._attach(call)
+            self._parts.wishes.draining = False
+            self._sent = self._acked = place.event_cursor.seq
             attached.set()
-            self._acked = place.event_cursor.seq
             tasks = [
                 asyncio.create_task(self._read(call, place)),
                 asyncio.create_task(self._send_events(call, place)),
@@ -156,12 +156,17 @@ class Session:
         if kind == "command":
             await self._apply(call, place, frame.command)
         elif kind == "event_ack":
-            self._acked = max(self._acked, frame.event_ack.upto_seq)
-            self._room.set()
+            self._acknowledged(frame.event_ack.upto_seq)
         elif kind == "fenced":
             raise HansaError(_fence_reason(frame.fenced.reason), log=f"by epoch {frame.fenced.by_epoch}")
         elif kind != "heartbeat_reply":
             raise HansaError(Reason.PROTOCOL_VIOLATION, log=f"unexpected frame {kind}")
+
+    def _acknowledged(self, upto_seq: int) -> None:
+        if upto_seq > self._sent:
+            raise HansaError(Reason.PROTOCOL_VIOLATION, log="an event is acknowledged that was not sent")
+        self._acked = max(self._acked, upto_seq)
+        self._room.set()
 
     async def _apply(self, call: Any, place: Attached, command: node_service_pb2.Command) -> None:
         if command.epoch != place.epoch:
@@ -171,29 +176,29 @@ class Session:
         applied = await self._parts.database.run(lambda session: commands.apply(session, command, now))
         self._parts.bells.ring()
         if applied.renew:
-            self.renew_asked.set()
+            self._parts.wishes.renew.set()
         if applied.drain:
-            self.draining = True
+            self._parts.wishes.draining = True
         ack = node_service_pb2.CommandAck(epoch=place.epoch, upto_seq=applied.upto_seq)
         await self._write(call, command_ack=ack)
 
     async def _send_events(self, call: Any, place: Attached) -> None:
-        sent = place.event_cursor.seq
         while True:
             self._parts.bells.events.clear()
-            room = EVENT_WINDOW - (sent - self._acked)
+            room = EVENT_WINDOW - (self._sent - self._acked)
             if room <= 0:
                 self._room.clear()
                 await self._room.wait()
                 continue
-            after = sent
+            after = self._sent
             events = await self._parts.database.run(lambda session: events_after(session, after, room))  # noqa: B023
             for stored in events:
                 event = node_service_pb2.Event(
                     epoch=place.epoch, seq=stored.seq, prev_hash=stored.prev_hash, body=stored.body
                 )
+                # First the number: the acknowledgement may come while we write.
+                self._sent = stored.seq
                 await self._write(call, event=event)
-                sent = stored.seq
             if not events:
                 await self._parts.bells.events.wait()
 

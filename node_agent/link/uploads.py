@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+import grpc
+
 from hansa.contract.limits import CHUNK_BYTES
+from hansa.sdk.errors import remote_error
 from hansa.v1 import node_service_pb2, node_service_pb2_grpc
 from node_agent.airlock.released import ReleasedSummary
 
@@ -23,9 +26,12 @@ class SummaryUpload:
         """Return once the coordinator has stored ``released``; a repeat is harmless.
 
         Raises:
-            grpc.aio.AioRpcError: it is away, or refused.
+            HansaError: it is away, or refused.
         """
-        await self._stub.UploadSummary(_messages(released), timeout=_UPLOAD_SECONDS)
+        try:
+            await self._stub.UploadSummary(_messages(released), timeout=_UPLOAD_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise remote_error(error) from error
 
 
 def _messages(released: ReleasedSummary) -> Iterator[node_service_pb2.UploadSummaryRequest]:

@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hansa.contract.errors import Code, HansaError, Reason
+from hansa.contract.limits import SUMMARY_BYTES
 from node_agent.airlock.gate import RELEASE, WITHHOLD, Airlock, Decision
 from node_agent.datasets import Datasets
 from node_agent.executions import Executions, Finish
@@ -36,6 +37,9 @@ _HTTP: Final[Mapping[Code, int]] = {
     Code.PERMISSION_DENIED: 403,
     Code.UNAVAILABLE: 503,
 }
+_BODY_BYTES: Final = 1 << 20
+# A summary is JSON within JSON: each of its bytes may be escaped.
+_FINISH_BYTES: Final = 2 * SUMMARY_BYTES + _BODY_BYTES
 Handler = Callable[[Request], Awaitable[Any]]
 
 
@@ -103,15 +107,15 @@ class LocalApi:
         )
 
     async def _claim(self, request: Request) -> Any:
-        body = _Claim.model_validate_json(await request.body())
+        body = _Claim.model_validate_json(await _body(request))
         return await self._executions.claim(body.run_id, body.worker)
 
     async def _beat(self, request: Request) -> Any:
-        body = _Beat.model_validate_json(await request.body())
+        body = _Beat.model_validate_json(await _body(request))
         return {"cancel": await self._executions.beat(body.run_id, body.execution)}
 
     async def _finish(self, request: Request) -> Any:
-        await self._executions.finish(Finish.model_validate_json(await request.body()))
+        await self._executions.finish(Finish.model_validate_json(await _body(request, _FINISH_BYTES)))
         return {}
 
     async def _status(self, _request: Request) -> Any:
@@ -121,7 +125,7 @@ class LocalApi:
         return {"datasets": [dataset_json(row) for row in await self._datasets.all()]}
 
     async def _add_dataset(self, request: Request) -> Any:
-        body = _AddDataset.model_validate_json(await request.body())
+        body = _AddDataset.model_validate_json(await _body(request))
         return {"dataset": dataset_json(await self._datasets.add(body.id, Path(body.staging_dir)))}
 
     async def _remove_dataset(self, request: Request) -> Any:
@@ -147,7 +151,7 @@ class LocalApi:
         return await self._decide(request, WITHHOLD)
 
     async def _decide(self, request: Request, decision: str) -> Any:
-        body = _Decide.model_validate_json(await request.body())
+        body = _Decide.model_validate_json(await _body(request))
         choice = Decision(decision, by=body.by[:64], why=body.reason[:1000])
         run = await self._airlock.decide(request.path_params["id"], choice)
         return {"run": run_json(run)}
@@ -156,9 +160,18 @@ class LocalApi:
         return self._policy.view()
 
     async def _put_policy(self, request: Request) -> Any:
-        body = _PutPolicy.model_validate_json(await request.body())
+        body = _PutPolicy.model_validate_json(await _body(request))
         self._policy.replace(body.policy)
         return self._policy.view()
+
+
+async def _body(request: Request, most_bytes: int = _BODY_BYTES) -> bytes:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > most_bytes:
+            raise HansaError(Reason.MALFORMED, f"The request is over {most_bytes} bytes.", field="body")
+    return bytes(body)
 
 
 def _route(method: str, path: str, handler: Handler) -> Route:

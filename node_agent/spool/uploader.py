@@ -6,25 +6,33 @@ Sends the bytes that the decision was about, the same at every try. Takes
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from hansa.contract.errors import HansaError, Reason
 from hansa.runtime.clock import Clock
 from node_agent.airlock.gate import RELEASE
-from node_agent.airlock.released import ReleasedSummary, released_summary
+from node_agent.airlock.released import NotReleasedError, ReleasedSummary, released_summary
 from node_agent.reporting import Bells
 from node_agent.store.database import Database
 from node_agent.store.models import SummaryRow
 
 _log = structlog.get_logger(__name__)
 
-# Returns once the coordinator has stored the summary.
+# Returns once the coordinator has stored the summary; raises HansaError.
 Send = Callable[[ReleasedSummary], Awaitable[None]]
+
+# A coordinator that is away ends the session too; the next one begins anew.
+_AWAY_WAIT: Final = timedelta(seconds=2)
+# A refusal will hardly change by itself, but an operator may mend its cause.
+_REFUSED_WAIT: Final = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,16 +46,40 @@ class Uploader:
     async def run(self, send: Send) -> None:
         """Send what was released, now and whenever the bell rings.
 
-        Raises:
-            Exception: what ``send`` raised: the coordinator is away or
-                refused; the summary stays in the spool.
+        A summary that is refused stays in the spool, is tried again later, and
+        holds up neither the others nor the session.
         """
+        parked: dict[str, datetime] = {}
         while True:
             self.bells.spool.clear()
-            for released in await self.database.run(_pending):
-                await send(released)
-                await self._mark(released)
-            await self.bells.spool.wait()
+            for run_id in await self.database.run(_pending):
+                if run_id not in parked or parked[run_id] <= self.clock():
+                    await self._try(run_id, send, parked)
+            try:
+                async with asyncio.timeout(self._rest(parked)):
+                    await self.bells.spool.wait()
+            except TimeoutError:
+                continue
+
+    async def _try(self, run_id: str, send: Send, parked: dict[str, datetime]) -> None:
+        parked.pop(run_id, None)
+        try:
+            released = await self.database.run(lambda session: _released(session, run_id))
+            await send(released)
+        except NotReleasedError:
+            _log.error("summary_damaged", run_id=run_id)
+            parked[run_id] = self.clock() + _REFUSED_WAIT
+        except HansaError as error:
+            away = error.reason is Reason.COORDINATOR_UNREACHABLE
+            tell = _log.info if away else _log.error
+            tell("summary_not_uploaded", run_id=run_id, reason=error.reason.value, detail=str(error))
+            parked[run_id] = self.clock() + (_AWAY_WAIT if away else _REFUSED_WAIT)
+        else:
+            await self._mark(released)
+
+    def _rest(self, parked: dict[str, datetime]) -> float | None:
+        """Return the seconds until a parked summary is due; None if none is parked."""
+        return max((min(parked.values()) - self.clock()).total_seconds(), 0.0) if parked else None
 
     async def _mark(self, released: ReleasedSummary) -> None:
         now = self.clock()
@@ -55,13 +87,17 @@ class Uploader:
         _log.info("summary_uploaded", run_id=released.run_id, size=len(released.summary))
 
 
-def _pending(session: Session) -> Sequence[ReleasedSummary]:
-    rows = session.scalars(
-        select(SummaryRow)
+def _pending(session: Session) -> Sequence[str]:
+    # The names only: after days without a coordinator the bytes may not fit into memory.
+    return session.scalars(
+        select(SummaryRow.run_id)
         .where(SummaryRow.decision == RELEASE, SummaryRow.uploaded_at.is_(None))
         .order_by(SummaryRow.decided_at)
-    )
-    return [released_summary(row) for row in rows]
+    ).all()
+
+
+def _released(session: Session, run_id: str) -> ReleasedSummary:
+    return released_summary(session.get_one(SummaryRow, run_id))
 
 
 def _mark(session: Session, run_id: str, now: datetime) -> None:

@@ -72,7 +72,8 @@ class RunRow(Base):
     reason: Mapped[str] = mapped_column(String(40))
     incident: Mapped[str] = mapped_column(String(32))
     payload_type: Mapped[str] = mapped_column(String(100))
-    payload: Mapped[bytes] = mapped_column(LargeBinary)
+    # Loaded by who asks for it: the scheduler reads all open runs each second.
+    payload: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
     key_id: Mapped[str] = mapped_column(String(64))
     signature: Mapped[bytes] = mapped_column(LargeBinary)
     submitter: Mapped[str] = mapped_column(String(64))

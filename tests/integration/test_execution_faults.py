@@ -102,3 +102,23 @@ def _children(parent: int) -> list[int]:
 def _command(pid: int) -> bytes:
     with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123
         return file.read()
+
+
+def test_a_supervisor_that_is_told_to_stop_leaves_nothing_behind() -> None:
+    with cluster("all") as node:
+        run_id = node.submit(bad_bundle(node.state, "hangs"))
+        node.agent.wait(lambda: _is_in_its_rule(node, run_id))
+        workers = _children(node.workers["all"].pid)
+        node.stop_worker("all", signal.SIGTERM)
+        assert not _runs(node, run_id)
+        assert not [pid for pid in workers if os.path.exists(f"/proc/{pid}")]  # noqa: PTH110
+
+
+def test_a_worker_that_dies_is_started_again_by_its_supervisor() -> None:
+    with cluster("all") as node:
+        node.run(GOOD)
+        for pid in _children(node.workers["all"].pid):
+            if b"node_agent.execution.worker" in _command(pid):
+                os.kill(pid, signal.SIGKILL)
+        run_id, report = node.run(GOOD)
+        assert report["outcome"] == "summary", node.agent.log(run_id) + node.worker_log()

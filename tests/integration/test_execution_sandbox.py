@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -127,3 +130,20 @@ def test_the_probe_says_what_the_sandbox_is_worth(bench: Bench) -> None:
     assert report.driver == "bubblewrap"
     assert report.limits.startswith("cgroup v")
     assert bench.sandbox.warm is report.warm
+
+
+def test_a_node_without_root_has_the_same_walls() -> None:
+    command = (
+        "id -u; grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status; touch /work/x; touch /bundle/x || echo kept;"
+        " touch /x || echo closed; ls /sys || echo bare; grep -c : /proc/net/dev"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        program = [sys.executable, "-m", "tests.support.unprivileged_sandbox", folder, command]
+        run = subprocess.run(program, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        assert (Path(folder) / "work" / "x").stat().st_uid == 12_345
+    said = run.stdout.split()
+    assert said[0] == "65533"
+    assert said[1:7] == ["CapEff:", "0000000000000000", "NoNewPrivs:", "1", "Seccomp:", "2"]
+    assert {"kept", "closed", "bare"} <= set(said)
+    assert said[-1] == "1", "only the loopback device"

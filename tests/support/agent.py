@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
 from sqlalchemy.orm import Session
 
+from hansa.contract.digests import digest
 from hansa.contract.envelope import JOB_TYPE
 from hansa.contract.ids import run_id
 from hansa.contract.job import AnalysisRef, DatasetRef, JobSpec
@@ -20,14 +23,15 @@ from hansa.contract.manifest import Manifest
 from hansa.v1 import node_service_pb2, types_pb2
 from node_agent.airlock.gate import Airlock, Gate
 from node_agent.catalogue import InstalledAnalysis
-from node_agent.config import create_state_folder
+from node_agent.config import StateFolder, create_state_folder
 from node_agent.executions import Executions
-from node_agent.link.commands import Commands
+from node_agent.link.commands import Commands, Wishes
 from node_agent.link.encoding import WireReporter
 from node_agent.offers import Offers, SignedOffer
 from node_agent.policy.policy import Policy, policy_of
 from node_agent.reporting import Bells
 from node_agent.scheduling import Scheduler
+from node_agent.staging.snapshot import SNAPSHOT_FILE, SNAPSHOT_FILES, record_bytes
 from node_agent.store.database import Database
 from node_agent.store.models import DatasetRow, EventRow, RunRow
 from node_agent.store.outbox import event_head, found_store
@@ -36,8 +40,20 @@ T = TypeVar("T")
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DIGEST = "sha256:" + "a" * 64
-SNAPSHOT = "sha256:" + "b" * 64
 NODE = "FI"
+_BY_SEX = {"female": 61, "male": 38, "unknown": 0}
+_EMPTY = hashlib.sha256().hexdigest()
+_RECORD = record_bytes(
+    {
+        "build": "GRCh37",
+        "people": 99,
+        "people_by_sex": _BY_SEX,
+        "variants": 1,
+        "skipped": {},
+        "files": [{"path": name, "sha256": _EMPTY, "size": 0} for name in sorted(SNAPSHOT_FILES)],
+    }
+)
+SNAPSHOT = digest(_RECORD)
 
 _CELLS = ("people", "an", "ac", "carriers", "others")
 MANIFEST = {
@@ -120,6 +136,8 @@ def collected(*, people: int = 99, carriers: int = 50, others: int = 80) -> str:
 class Bench:
     """The parts, a clock that is set by hand, and what was sent to the broker."""
 
+    state: StateFolder
+    snapshot: Path
     database: Database
     policy: Policy
     offers: Offers
@@ -127,6 +145,8 @@ class Bench:
     executions: Executions
     airlock: Airlock
     scheduler: Scheduler
+    wishes: Wishes
+    bells: Bells
     now: datetime = START
     enqueued: list[str] = field(default_factory=list)
 
@@ -186,8 +206,14 @@ def make_bench(folder: Path, policy: Mapping[str, Any] = OPEN_POLICY) -> Bench:
         held[0].enqueued.append(name)
 
     gate = Gate(analyses=analyses, policy=current, reporter=reporter)
-    offers = Offers(node=NODE, analyses=analyses, policy=current, draining=lambda: False, reporter=reporter)
+    wishes = Wishes()
+    offers = Offers(node=NODE, analyses=analyses, policy=current, draining=lambda: wishes.draining, reporter=reporter)
+    snapshot = make_snapshot(state.datasets / "FI-lct" / SNAPSHOT.removeprefix("sha256:"))
     bench = Bench(
+        state=state,
+        snapshot=snapshot,
+        wishes=wishes,
+        bells=bells,
         database=database,
         policy=in_force,
         offers=offers,
@@ -207,26 +233,35 @@ def make_bench(folder: Path, policy: Mapping[str, Any] = OPEN_POLICY) -> Bench:
         ),
     )
     held.append(bench)
-    _found(database)
+    _found(database, snapshot)
     return bench
 
 
-def _found(database: Database) -> None:
-    in_store: Callable[[Session], None] = _seed
+def make_snapshot(folder: Path) -> Path:
+    """Make a snapshot of empty files, which is ``SNAPSHOT``, in ``folder``; return it."""
+    folder.mkdir(parents=True)
+    for name in SNAPSHOT_FILES:
+        (folder / name).touch()
+    (folder / SNAPSHOT_FILE).write_bytes(_RECORD)
+    return folder
+
+
+def _found(database: Database, snapshot: Path) -> None:
+    in_store: Callable[[Session], None] = partial(_seed, snapshot=snapshot)
     database._transact(in_store)
 
 
-def _seed(session: Session) -> None:
+def _seed(session: Session, snapshot: Path) -> None:
     found_store(session, str(uuid4()))
     session.add(
         DatasetRow(
             dataset_id="FI-lct",
             snapshot=SNAPSHOT,
             build="GRCh37",
-            folder="/nowhere",
+            folder=str(snapshot),
             info={
                 "people": 99,
-                "people_by_sex": {"female": 61, "male": 38, "unknown": 0},
+                "people_by_sex": _BY_SEX,
                 "variants": 1,
                 "skipped": {},
             },

@@ -1,0 +1,77 @@
+"""The agent's own broker: a real redis-server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from node_agent.execution.broker import EmbeddedBroker
+from tests.support.execution_cluster import node_folder
+
+
+@pytest.fixture
+async def broker() -> AsyncIterator[EmbeddedBroker]:
+    with node_folder() as state:
+        started = EmbeddedBroker(state / "broker")
+        await started.start()
+        yield started
+        await started.stop()
+
+
+def _client(broker: EmbeddedBroker) -> redis.Redis:
+    return redis.Redis.from_url(broker.url.replace("redis+socket", "unix").replace("?virtual_host=0", ""))
+
+
+def _ask(broker: EmbeddedBroker, section: str, name: str) -> int:
+    with _client(broker) as client:
+        return int(client.info(section)[name])
+
+
+async def test_the_broker_has_no_port_and_its_socket_is_private(broker: EmbeddedBroker) -> None:
+    with _client(broker) as client:
+        settings = client.config_get("*")
+    assert settings["port"] == "0"
+    assert settings["appendonly"] == "yes"
+    path = Path(broker.url.removeprefix("redis+socket://").partition("?")[0])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_a_broker_that_a_killed_agent_left_is_adopted_and_stopped(broker: EmbeddedBroker) -> None:
+    pid = _ask(broker, "server", "process_id")
+    folder = Path(broker.url.removeprefix("redis+socket://").partition("?")[0]).parent
+    heir = EmbeddedBroker(folder)
+    await heir.start()
+    assert _ask(heir, "server", "process_id") == pid
+    await broker.stop()
+    await heir.stop()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_a_broker_that_died_is_started_again_with_what_it_held(broker: EmbeddedBroker) -> None:
+    with _client(broker) as client:
+        client.set("message", "kept")
+        pid = _ask(broker, "server", "process_id")
+        os.kill(pid, signal.SIGKILL)
+        broker.ensure_running()
+        assert client.get("message") == b"kept"
+    assert _ask(broker, "server", "process_id") != pid
+
+
+async def test_stopping_twice_is_stopping_once(broker: EmbeddedBroker) -> None:
+    await broker.stop()
+    await broker.stop()
+
+
+async def test_a_stale_pid_file_of_somebody_elses_process_is_not_believed(broker: EmbeddedBroker) -> None:
+    folder = Path(broker.url.removeprefix("redis+socket://").partition("?")[0]).parent
+    await broker.stop()
+    (folder / "redis.pid").write_text(str(os.getpid()))
+    await broker.start()
+    assert _ask(broker, "server", "process_id") != os.getpid()
