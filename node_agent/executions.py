@@ -30,7 +30,6 @@ from node_agent.staging.snapshot import is_in_place
 from node_agent.store.database import Database
 from node_agent.store.models import DatasetRow, RunRow
 
-
 _log = structlog.get_logger(__name__)
 
 

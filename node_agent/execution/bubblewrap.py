@@ -174,7 +174,7 @@ class BubblewrapBox:
     ) -> _Bwrap:
         who, drop = layout.identity(privileged=self.machine.privileged)
         arguments = [*_NAMESPACES, *who, "--die-with-parent", "--new-session"]
-        arguments += layout.system_mounts(self.machine.interpreter)
+        arguments += layout.system_mounts(self.machine.interpreter, self.spec.limits.memory_bytes)
         arguments += layout.box_mounts(self.spec.bundle, self.spec.data, self.spec.work)
         arguments += layout.environment_arguments(self._environment())
         launched = _launch(

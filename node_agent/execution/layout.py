@@ -76,8 +76,13 @@ def obstacle(interpreter: Interpreter) -> str | None:
     return None
 
 
-def system_mounts(interpreter: Interpreter) -> list[str]:
-    """Return what every box and the fork server see: system, interpreter, program; all read-only."""
+def system_mounts(interpreter: Interpreter, memory_bytes: int) -> list[str]:
+    """Return what every box and the fork server see: system, interpreter, program; all read-only.
+
+    Args:
+        interpreter: the Python to bind.
+        memory_bytes: the size of what may be written into memory: /tmp and /dev/shm, each.
+    """
     mounts = ["--ro-bind", "/usr", "/usr"]
     for name in _SYSTEM:
         if os.path.islink(name):  # noqa: PTH114 # the text of the link is wanted
@@ -97,7 +102,10 @@ def system_mounts(interpreter: Interpreter) -> list[str]:
     for name in ("inside.py", "fork_server.py"):
         mounts += ["--ro-bind", str(_EXECUTION / name), f"{PROGRAM_DIR}/{name}"]
     mounts += ["--ro-bind", str(interpreter.plugin), f"{PROGRAM_DIR}/{_PLUGIN}"]
-    return [*mounts, "--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108
+    mounts += ["--proc", "/proc", "--dev", "/dev"]
+    for name in ("/tmp", "/dev/shm"):  # noqa: S108 # the box's own
+        mounts += ["--perms", "1777", "--size", str(memory_bytes), "--tmpfs", name]
+    return mounts
 
 
 def box_mounts(bundle: Path, data: Path, work: Path) -> list[str]:

@@ -19,6 +19,7 @@ import fcntl
 import json
 import os
 import select
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,9 @@ _BOX: Final = "box.json"
 _MAX_TRIES: Final = 3
 _LOST: Final = 137
 _NOT_STARTED: Final = 126
+_MESSAGE_PATIENCE_SECONDS: Final = 10.0
+_HANG_UP_PATIENCE_SECONDS: Final = 20.0
+_STEP_SECONDS: Final = 0.005
 _RULE_LOG_BYTES: Final = 256 << 10
 _READ_BYTES: Final = 1 << 16
 
@@ -86,6 +90,7 @@ class RuleDesk:
         self._buffer = b""
         self._last = 0
         self._open: dict[int, int] = {}  # tries by rule number
+        self._sent: dict[int, float] = {}
         self._unsent: set[int] = set()
         _write_spec(control_dir / _BOX, spec)
         os.mkfifo(control_dir / _BELL, 0o600)
@@ -121,6 +126,7 @@ class RuleDesk:
             self._unsent.add(number)
         else:
             self._unsent.discard(number)
+            self._sent[number] = time.monotonic()
 
     def ended(self) -> Iterator[bytes]:
         """Yield the answer to each rule that has ended since the last call."""
@@ -137,6 +143,7 @@ class RuleDesk:
 
     def _settle(self, number: int, status: int) -> bytes:
         del self._open[number]
+        self._sent.pop(number, None)
         files = _Files(self._folder, number)
         with contextlib.suppress(OSError):
             self._log.write(files.log.read_bytes())
@@ -148,7 +155,7 @@ class RuleDesk:
         """Send again what was lost; yield the answers to rules that were lost too often."""
         yield from self.ended()
         for number in list(self._open):
-            if number in self._unsent:
+            if number in self._unsent or self._is_overdue(number):
                 self._send(number)
             elif self._is_orphan(number):
                 self._open[number] += 1
@@ -159,34 +166,48 @@ class RuleDesk:
                     _Files(self._folder, number).lock.unlink(missing_ok=True)
                     self._send(number)
 
+    def _is_overdue(self, number: int) -> bool:
+        """Say whether nobody has begun the rule for so long that its message may be lost.
+
+        One message too many does no harm: the lock decides.
+        """
+        waited = time.monotonic() - self._sent[number]
+        return waited > _MESSAGE_PATIENCE_SECONDS and not _Files(self._folder, number).lock.exists()
+
     def _is_orphan(self, number: int) -> bool:
         files = _Files(self._folder, number)
+        # The status is written before the lock is given free: hence the order.
+        return files.lock.exists() and self._is_free(number) and not files.status.exists()
+
+    def _is_free(self, number: int) -> bool:
+        """Say whether nobody holds the rule's lock; who never began does not."""
         try:
-            descriptor = os.open(files.lock, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(_Files(self._folder, number).lock, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
-            return False
+            return True
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         finally:
             os.close(descriptor)
-        # The status is written before the lock is given free.
-        return not files.status.exists()
+        return True
 
-    def close(self) -> None:
-        """Hang up: rules still running are killed by their workers. Waits for that.
+    def hang_up(self) -> None:
+        """Begin no rule any more; those that run are killed by their workers. A repeat does nothing."""
+        if self.bell_fd >= 0:
+            os.close(self.bell_fd)
+            self.bell_fd = -1
+            (self._folder / _BELL).unlink(missing_ok=True)
 
-        A repeat does nothing.
-        """
-        if self.bell_fd < 0:
-            return
-        os.close(self.bell_fd)
-        self.bell_fd = -1
-        (self._folder / _BELL).unlink(missing_ok=True)
-        for number in self._open:
-            with contextlib.suppress(FileNotFoundError), _Files(self._folder, number).lock.open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+    def wait_for_workers(self) -> bool:
+        """Return whether no worker is at a rule any more; waits for it, but not for ever."""
+        give_up = time.monotonic() + _HANG_UP_PATIENCE_SECONDS
+        while not all(self._is_free(number) for number in self._open):
+            if time.monotonic() > give_up:
+                return False
+            time.sleep(_STEP_SECONDS)
+        return True
 
 
 def _write_spec(path: Path, spec: BoxSpec) -> None:
@@ -237,7 +258,7 @@ def run_rule(runs_dir: Path, sandbox: Sandbox, run_id: str, execution: int, numb
             # No runner (any more), or another worker has it.
             _log.info("rule_dropped", run_id=run_id, execution=execution, rule=number)
             return
-        if files.status.exists():
+        if files.status.exists() or _has_hung_up(bell):
             return
         status = _run(files, sandbox, command, bell)
         if status is not None:
@@ -246,6 +267,17 @@ def run_rule(runs_dir: Path, sandbox: Sandbox, run_id: str, execution: int, numb
             part.replace(files.status)
     if status is not None:
         _ring(files)
+
+
+def _has_hung_up(bell: int) -> bool:
+    """Say whether the runner has closed the bell.
+
+    Asked once more with the lock in hand: a runner that hung up either sees
+    the lock, or is seen here.
+    """
+    poll = select.poll()
+    poll.register(bell, 0)
+    return bool(poll.poll(0))
 
 
 def _ring(files: _Files) -> None:

@@ -147,7 +147,7 @@ class Runner:
             stack.callback(box.close)
             stack.callback(_kill, box)
             desk = RuleDesk(claimed.control_dir, spec, self.enqueue_rule, log)
-            stack.callback(desk.close)
+            stack.callback(_end, box, desk)
             channel, theirs = socket.socketpair()
             output, write = os.pipe()
             stack.callback(os.close, output)
@@ -160,8 +160,7 @@ class Runner:
             stack.callback(program.close)
             follower = _Follower(claimed, heart, desk, log, _Wires(program, channel, output))
             stopped = follower.follow(time.monotonic() + claimed.seconds_left(self.clock()))
-            _kill(box)
-            desk.close()
+            _end(box, desk)
             follower.drain()
             return Ending(stopped=stopped, status=program.exit_status(), memory_kills=box.memory_kills())
 
@@ -246,6 +245,19 @@ class _Follower:
         """Read the rest of the output; every writer is dead by now."""
         while data := os.read(self._wires.output, _READ_BYTES):
             self._log.write(data)
+
+
+def _end(box: Box, desk: RuleDesk) -> None:
+    """End the workflow and its rules, wherever they run; come back only when that is confirmed.
+
+    Killed twice: a worker that was just about to start a rule may have put it
+    into the box after the first time, but never after it gave its lock free.
+    """
+    desk.hang_up()
+    _kill(box)
+    if not desk.wait_for_workers():
+        _log.error("rule_workers_stuck")
+    _kill(box)
 
 
 def _kill(box: Box) -> None:

@@ -25,6 +25,7 @@ _log = structlog.get_logger(__name__)
 _START_PATIENCE_SECONDS: Final = 60.0
 _KEPT: Final = ("CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
 _GONE: Final = 137
+_MEMORY_BYTES: Final = 1 << 20
 
 
 @dataclass(slots=True)
@@ -141,9 +142,17 @@ class ForkServer:
         capabilities = [word for capability in _KEPT for word in ("--cap-add", capability)]
         return [
             self._bwrap,
-            *("--unshare-net", "--unshare-ipc", "--unshare-uts", "--die-with-parent", "--new-session"),
+            *(
+                "--unshare-net",
+                "--unshare-ipc",
+                "--unshare-uts",
+                "--hostname",
+                "hansa",
+                "--die-with-parent",
+                "--new-session",
+            ),
             *("--cap-drop", "ALL", *capabilities),
-            *layout.system_mounts(self._interpreter),
+            *layout.system_mounts(self._interpreter, _MEMORY_BYTES),
             *("--remount-ro", "/", "--chdir", "/", "--setenv", "USER", "hansa", "--setenv", "HOME", "/nowhere"),
             *("--setenv", "PYTHONDONTWRITEBYTECODE", "1", "--"),
             *(self._interpreter.python, "-I", f"{PROGRAM_DIR}/fork_server.py"),

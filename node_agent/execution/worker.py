@@ -28,7 +28,7 @@ from hansa.runtime.logging import set_up_logging
 _log = structlog.get_logger(__name__)
 
 POOLS: Final = ("runs", "rules", "all")
-_STOP_PATIENCE_SECONDS: Final = 10.0
+_STOP_PATIENCE_SECONDS: Final = 5.0
 _SUPERVISE_SECONDS: Final = 0.2
 # A worker that lived this long did start: the next failure waits shortly again.
 _SETTLED_SECONDS: Final = 30.0
@@ -38,7 +38,7 @@ _PR_SET_PDEATHSIG: Final = 1
 def run_worker(state_dir: Path, pool: str, slots: int) -> int:
     """Work until told to stop (SIGTERM, SIGINT); return the exit status.
 
-    SIGTERM lets what runs finish. The supervisor waits ten seconds for that;
+    SIGTERM lets what runs finish. The supervisor waits five seconds for that;
     what still runs then is killed with all of its processes, and the agent
     starts it again with its next execution.
 

@@ -21,6 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from deploy.local.commands import environment
 from deploy.local.federation import Wish, down, up
 from deploy.local.layout import REPOSITORY, RESEARCHER, Layout
 from hansa.sdk.client import Client, connect
@@ -94,7 +95,7 @@ def cold_snakemake(layout: Layout) -> list[float]:
             *("--snakefile", str(bundle / "Snakefile"), "--configfile", str(config), "--directory", str(work)),
         ]
         began = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(command, check=True, capture_output=True, env=environment())
         seconds.append(time.perf_counter() - began)
         if not (work / "summary.json").is_file():
             raise RuntimeError("the baseline wrote no summary")

@@ -22,19 +22,20 @@ def _up(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True, cwd=REPOSITORY)
 
 
-@pytest.fixture
-def small(tmp_path: Path, demo_data: Path) -> Iterator[Federation]:
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> Iterator[Federation]:
     """A federation of one node, SE, with two datasets of its own, in a folder that held a file before."""
-    data = tmp_path / "data" / "SE"
+    folder = tmp_path_factory.mktemp("small")
+    data = folder / "data" / "SE"
     data.mkdir(parents=True)
     shutil.copy(demo_data / "FI" / "samples.tsv", data / "samples.tsv")
     for name in ("one", "two"):
         for suffix in (".vcf.gz", ".vcf.gz.tbi"):
             shutil.copy(demo_data / "FI" / f"aisnp{suffix}", data / f"{name}{suffix}")
-    root = tmp_path / "a folder"
+    root = folder / "a folder"
     root.mkdir()
     (root / "notes.txt").write_text("mine")
-    found = Federation.start(root, "SE", tmp_path / "data")
+    found = Federation.start(root, "SE", folder / "data")
     yield found
     found.stop()
 

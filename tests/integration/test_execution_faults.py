@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+import redis
 
 from node_agent.execution.broker import EmbeddedBroker
 from tests.support.execution_cluster import GOOD, Cluster, bad_bundle, cluster, processes_of
@@ -100,8 +101,22 @@ def _children(parent: int) -> list[int]:
 
 
 def _command(pid: int) -> bytes:
-    with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123
-        return file.read()
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123
+            return file.read()
+    except FileNotFoundError:
+        return b""
+
+
+def test_a_rule_whose_message_was_lost_is_sent_again(node: Cluster) -> None:
+    node.stop_worker("rules")
+    run_id = node.submit(GOOD)
+    address = node.broker.url.replace("redis+socket", "unix").replace("?virtual_host=0", "")
+    with redis.Redis.from_url(address) as client:
+        node.agent.wait(lambda: client.llen("rules") == 1)
+        client.delete("rules")
+    node.start_worker("rules")
+    assert node.agent.report(run_id)["outcome"] == "summary", node.agent.log(run_id)
 
 
 def test_a_supervisor_that_is_told_to_stop_leaves_nothing_behind() -> None:
@@ -111,7 +126,7 @@ def test_a_supervisor_that_is_told_to_stop_leaves_nothing_behind() -> None:
         workers = _children(node.workers["all"].pid)
         node.stop_worker("all", signal.SIGTERM)
         assert not _runs(node, run_id)
-        assert not [pid for pid in workers if os.path.exists(f"/proc/{pid}")]  # noqa: PTH110
+        assert not [pid for pid in workers if _command(pid)], "zombies have no command line"
 
 
 def test_a_worker_that_dies_is_started_again_by_its_supervisor() -> None:
@@ -120,5 +135,6 @@ def test_a_worker_that_dies_is_started_again_by_its_supervisor() -> None:
         for pid in _children(node.workers["all"].pid):
             if b"node_agent.execution.worker" in _command(pid):
                 os.kill(pid, signal.SIGKILL)
+        node.agent.wait(lambda: node.worker_log().count("worker_started") == 4)
         run_id, report = node.run(GOOD)
         assert report["outcome"] == "summary", node.agent.log(run_id) + node.worker_log()
