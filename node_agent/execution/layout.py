@@ -83,6 +83,13 @@ def system_mounts(interpreter: Interpreter, memory_bytes: int) -> list[str]:
         interpreter: the Python to bind.
         memory_bytes: the size of what may be written into memory: /tmp and /dev/shm, each.
     """
+    memory: list[str] = []
+    for name in ("/tmp", "/dev/shm"):  # noqa: S108 # the box's own
+        memory += ["--perms", "1777", "--size", str(memory_bytes), "--tmpfs", name]
+    return [*_operating_system(), *_interpreter(interpreter), "--proc", "/proc", "--dev", "/dev", *memory]
+
+
+def _operating_system() -> list[str]:
     mounts = ["--ro-bind", "/usr", "/usr"]
     for name in _SYSTEM:
         if os.path.islink(name):  # noqa: PTH114 # the text of the link is wanted
@@ -92,6 +99,11 @@ def system_mounts(interpreter: Interpreter, memory_bytes: int) -> list[str]:
     mounts += _folders("/etc")
     for name in _ETC:
         mounts += ["--ro-bind-try", name, name]
+    return mounts
+
+
+def _interpreter(interpreter: Interpreter) -> list[str]:
+    mounts: list[str] = []
     base = str(interpreter.base)
     if not PurePosixPath(base).is_relative_to("/usr"):
         # It may lie below a folder that only root may enter: its parents are made anew.
@@ -101,11 +113,7 @@ def system_mounts(interpreter: Interpreter, memory_bytes: int) -> list[str]:
         mounts += ["--ro-bind", str(interpreter.prefix), _ENVIRONMENT_DIR]
     for name in ("inside.py", "fork_server.py"):
         mounts += ["--ro-bind", str(_EXECUTION / name), f"{PROGRAM_DIR}/{name}"]
-    mounts += ["--ro-bind", str(interpreter.plugin), f"{PROGRAM_DIR}/{_PLUGIN}"]
-    mounts += ["--proc", "/proc", "--dev", "/dev"]
-    for name in ("/tmp", "/dev/shm"):  # noqa: S108 # the box's own
-        mounts += ["--perms", "1777", "--size", str(memory_bytes), "--tmpfs", name]
-    return mounts
+    return [*mounts, "--ro-bind", str(interpreter.plugin), f"{PROGRAM_DIR}/{_PLUGIN}"]
 
 
 def box_mounts(bundle: Path, data: Path, work: Path) -> list[str]:
