@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import DATASET_ID
+from hansa.contract.limits import MAX_DATASETS
 from hansa.contract.states import RUN_TERMINAL
 from hansa.runtime.clock import Clock
 from node_agent.config import StateFolder
@@ -61,6 +62,8 @@ class Datasets:
 
     def _register(self, session: Session, dataset_id: str, snapshot: Snapshot, home: Path, now: datetime) -> DatasetRow:
         _refuse_known(session, dataset_id)
+        if len(_all(session)) >= MAX_DATASETS:
+            raise HansaError(Reason.DATASET_INVALID, f"A node offers at most {MAX_DATASETS} datasets.", field="id")
         row = DatasetRow(
             dataset_id=dataset_id,
             snapshot=snapshot.digest,

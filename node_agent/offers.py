@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from hansa.contract.envelope import JOB_TYPE
 from hansa.contract.errors import HansaError, Reason, RunReason
 from hansa.contract.ids import is_run_id, run_id
 from hansa.contract.job import JobSpec, parse_job
@@ -79,14 +80,15 @@ class Offers:
         self._decide(session, run, spec, now)
 
     def _spec(self, offer: SignedOffer) -> JobSpec | None:
-        """Return the job if it is one, is for this node, and names this run."""
+        """Return the job if it is one, in its submitter's name, for this node, and names this run."""
         try:
             spec = parse_job(offer.payload)
             spec.not_after.astimezone(UTC)
         except (HansaError, OverflowError):
             return None
-        named = offer.run_id == run_id(spec.job_id, self.node, offer.round)
-        return spec if named and spec.job_id == offer.job_id and self.node in spec.nodes else None
+        named = offer.run_id == run_id(spec.job_id, self.node, offer.round) and spec.job_id == offer.job_id
+        signed = offer.payload_type == JOB_TYPE and offer.key_id == spec.submitter and bool(offer.signature)
+        return spec if named and signed and self.node in spec.nodes else None
 
     def _decide(self, session: Session, run: RunRow, spec: JobSpec | None, now: datetime) -> None:
         outcome = self._admission(session, spec, now)

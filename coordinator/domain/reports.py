@@ -12,13 +12,12 @@ from coordinator.domain.records import RunRecord
 from hansa.contract.digests import DIGEST
 from hansa.contract.errors import HansaError, Reason, RunReason
 from hansa.contract.ids import DATASET_ID
-from hansa.contract.limits import MAX_PAGE
+from hansa.contract.limits import MAX_DATASETS
 from hansa.contract.states import RUN_TERMINAL, RunState, follow
 
 _INCIDENT: Final = re.compile(r"[A-Z0-9-]{1,32}")
 _BUILDS: Final = frozenset({"GRCh37", "GRCh38"})
 _REASONS: Final = frozenset(RunReason)
-MAX_DATASETS: Final = 5 * MAX_PAGE
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,8 @@ class Declined:
 def admit(spec: JobSpec, view: NodeView) -> Admitted | Declined:
     """Return what this node answers to the offer of ``spec``.
 
-    The envelope's signature has been verified before.
+    Whether the submitter signed it is not judged here: the coordinator has
+    verified the signature, and a node cannot until it has a pinned directory.
     """
     try:
         ref = spec.dataset_at(view.node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from hansa.contract.digests import chain_hash
+from hansa.contract.envelope import JOB_TYPE
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.outbox import Head
 from hansa.v1 import node_service_pb2, types_pb2
@@ -84,6 +86,12 @@ async def test_a_node_without_a_policy_declines_everything(tmp_path: Path) -> No
 async def test_an_offer_whose_job_names_another_run_is_declined(bench: Bench) -> None:
     mixed = offer(job())
     run = await bench.offer(type(mixed)(**{**{n: getattr(mixed, n) for n in mixed.__slots__}, "run_id": "0" * 32}))
+    assert (run.state, run.reason) == ("DECLINED", "JOB_INVALID")
+
+
+@pytest.mark.parametrize("change", [{"key_id": "eve"}, {"payload_type": "text/plain"}, {"signature": b""}])
+async def test_a_job_in_another_name_than_its_signers_is_declined(bench: Bench, change: dict[str, Any]) -> None:
+    run = await bench.offer(replace(offer(job()), **change))
     assert (run.state, run.reason) == ("DECLINED", "JOB_INVALID")
 
 
@@ -254,7 +262,11 @@ async def test_a_command_applies_once_and_a_gap_or_fork_applies_nothing(bench: B
         job_id=spec.job_id,
         round=1,
         attempt=1,
-        job=types_pb2.Envelope(payload_type="t", payload=spec.to_bytes()),
+        job=types_pb2.Envelope(
+            payload_type=JOB_TYPE,
+            payload=spec.to_bytes(),
+            signatures=[types_pb2.Signature(key_id=spec.submitter, signature=b"s")],
+        ),
     )
     first = command(Head(), offer=wire)
 

@@ -17,6 +17,8 @@ CSR_BYTES: Final = 8 << 10
 MAX_PAGE: Final = 200
 DEFAULT_PAGE: Final = 50
 MAX_NODES: Final = 100
+# That one node may offer.
+MAX_DATASETS: Final = 1_000
 MAX_VARIANTS: Final = 10_000
 
 TOKEN_LIFE: Final = timedelta(seconds=60)
