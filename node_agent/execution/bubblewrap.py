@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ from node_agent.execution.warm import ForkServer
 _log = structlog.get_logger(__name__)
 
 _KILL_PATIENCE_SECONDS: Final = 20.0
+_LEFT_OVER_SECONDS: Final = 60.0
 _SHELL: Final = ("/bin/bash", "-euo", "pipefail")
 _NAMESPACES: Final = ("--unshare-net", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", "hansa")
 _PROBE_LIMITS: Final = Limits(wall_seconds=10, memory_bytes=64 << 20, pids=16, scratch_bytes=1 << 20)
@@ -247,6 +249,8 @@ class BubblewrapSandbox:
                 old.remove()
             limits = spec.limits
             try:
+                # Another worker of the node may have swept the folder away since.
+                self.machine.groups.open_for(self.machine.node)
                 group.create(GroupLimits(limits.memory_bytes, limits.pids, limits.cpus))
             except OSError as error:
                 raise SandboxError(f"no control group: {error}") from error
@@ -310,6 +314,8 @@ class BubblewrapSandbox:
         if self._fork_server is not None:
             self._fork_server.close()
             self._fork_server = None
+        if self.machine.groups is not None:
+            self.machine.groups.sweep(self.machine.node, time.time() - _LEFT_OVER_SECONDS)
 
 
 def _remarks(machine: Machine) -> tuple[str, ...]:

@@ -140,10 +140,27 @@ class Groups:
     def left_over(self, node: str, prefix: str) -> Sequence[Group]:
         """Return the groups of ``node`` that exist and whose name starts with ``prefix``."""
         try:
-            names = sorted(path.name for path in (self.folders["pids"] / _FAMILY / node).iterdir())
+            inner = (self.folders["pids"] / _FAMILY / node).iterdir()
+            names = sorted(path.name for path in inner if path.is_dir())
         except OSError:
             return []
         return [self.group(node, name) for name in names if name.startswith(prefix)]
+
+    def sweep(self, node: str, older_than: float) -> None:
+        """Remove empty groups that a killed worker left, then the node's folder if nothing is in it.
+
+        Args:
+            node: whose groups.
+            older_than: a time (of ``time.time``); a younger group may be another
+                worker's that has not put its first process in yet.
+        """
+        for group in self.left_over(node, ""):
+            with contextlib.suppress(OSError):
+                if group.folders["pids"].stat().st_mtime < older_than:
+                    group.remove()
+        for folder in set(self.folders.values()):
+            with contextlib.suppress(OSError):
+                (folder / _FAMILY / node).rmdir()
 
     def open_for(self, node: str) -> None:
         """Make the folder that holds ``node``'s groups; version 2: hand the controllers down.

@@ -54,6 +54,22 @@ def test_a_worker_that_moved_into_its_leaf_finds_the_same_groups(tmp_path: Path)
     assert groups.folders["memory"] == own.parent
 
 
+def test_only_old_empty_groups_are_swept_away(tmp_path: Path) -> None:
+    for folder in ("memory", "pids", "cpu"):
+        (tmp_path / folder).mkdir()
+    groups = find_groups("4:memory:/\n8:pids:/\n1:cpu:/\n", tmp_path)
+    assert groups is not None
+    groups.open_for("node")
+    left = groups.group("node", "run-1")
+    for folder in left.folders.values():
+        folder.mkdir()
+    born = left.folders["pids"].stat().st_mtime
+    groups.sweep("node", born - 1)
+    assert len(groups.left_over("node", "")) == 1
+    groups.sweep("node", born + 1)
+    assert not list(tmp_path.glob("*/hansa/node"))
+
+
 def test_without_the_controllers_there_are_no_groups(tmp_path: Path) -> None:
     assert find_groups("0::/\n", tmp_path) is None
     (tmp_path / "cgroup.controllers").write_text("hugetlb\n")
