@@ -8,7 +8,7 @@ expires. Whatever was not acknowledged comes again in the next one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -36,6 +36,7 @@ from coordinator.store.outboxes import CommandRepository
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import NodeId
 from hansa.contract.limits import COMMAND_WINDOW, EVENT_WINDOW, SESSION_SILENCE
+from hansa.runtime.supervisor import until_first_ends
 
 _log = structlog.get_logger(__name__)
 
@@ -173,7 +174,7 @@ class NodeSession:
 
     async def _run(self) -> None:
         try:
-            await _first(self._attach_and_stream(), self._wait_for_end())
+            await until_first_ends(self._attach_and_stream(), self._wait_for_end())
         except TimeoutError:
             _log.info("session_silent", node=self.node, epoch=self.epoch)
         except HansaError as error:
@@ -215,7 +216,7 @@ class NodeSession:
             await self._out.put(welcome)
             await self._connect(await self._expect(HeadProof), welcome)
         _log.info("session_opened", node=self.node, epoch=self.epoch)
-        await _first(self._read(), self._apply(), self._send_commands())
+        await until_first_ends(self._read(), self._apply(), self._send_commands())
 
     async def _greet(self, hello: Hello) -> Welcome:
         turn, nonce = self._desk.turn(), self._sessions.nonce()
@@ -322,23 +323,3 @@ class NodeSession:
             self._sent = command.seq
             await self._out.put(CommandFrame(self.epoch, command.seq, command.prev_hash, command.body))
         return len(commands)
-
-
-async def _first(*parts: Coroutine[Any, Any, None]) -> None:
-    """Run the parts until the first of them ends, then cancel the others.
-
-    Raises:
-        Exception: what a part that ended raised.
-    """
-    tasks = [asyncio.ensure_future(part) for part in parts]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            if not task.done():
-                task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    for result in results:
-        # A cancelled part has nothing to say; its stream was taken away.
-        if isinstance(result, Exception):
-            raise result

@@ -22,6 +22,7 @@ from hansa.contract.errors import HansaError, Reason
 from hansa.runtime.backoff import delays
 from hansa.runtime.channels import CLIENT_OPTIONS
 from hansa.runtime.clock import Clock
+from hansa.runtime.supervisor import until_first_ends
 from hansa.sdk.errors import remote_error
 from hansa.v1 import node_service_pb2_grpc
 from node_agent.config import StateFolder
@@ -152,32 +153,14 @@ class Link:
 
     async def _converse(self, stub: node_service_pb2_grpc.NodeServiceAsyncStub, attached: asyncio.Event) -> None:
         session = Session(self.parts, stub)
-        tasks = [
-            asyncio.create_task(session.run(attached)),
-            asyncio.create_task(self._when_attached(stub, attached)),
-        ]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await until_first_ends(session.run(attached), self._when_attached(stub, attached))
 
     async def _when_attached(self, stub: node_service_pb2_grpc.NodeServiceAsyncStub, attached: asyncio.Event) -> None:
         await attached.wait()
         self.standing.become(LinkState.ONLINE, "", self.clock())
-        renewal = asyncio.create_task(self.renewal.run(stub, self.parts.wishes.renew))
-        upload = asyncio.create_task(self.uploader.run(SummaryUpload(stub).send))
-        try:
-            done, _ = await asyncio.wait([renewal, upload], return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in (renewal, upload):
-                task.cancel()
-            await asyncio.gather(renewal, upload, return_exceptions=True)
+        await until_first_ends(
+            self.renewal.run(stub, self.parts.wishes.renew), self.uploader.run(SummaryUpload(stub).send)
+        )
 
     def _react(self, error: HansaError) -> _Reaction:
         reaction = _REACTIONS.get(error.reason, _UNREACHABLE)

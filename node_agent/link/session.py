@@ -22,6 +22,7 @@ from hansa.contract.errors import HansaError, Reason
 from hansa.contract.limits import EVENT_WINDOW, PROTOCOL_VERSION, SESSION_SILENCE
 from hansa.contract.outbox import Head
 from hansa.runtime.clock import Clock
+from hansa.runtime.supervisor import until_first_ends
 from hansa.v1 import node_service_pb2, node_service_pb2_grpc
 from node_agent.link.commands import Commands, Wishes
 from node_agent.link.encoding import head_message, head_of, timestamp
@@ -81,19 +82,7 @@ class Session:
             self._parts.wishes.draining = False
             self._sent = self._acked = place.event_cursor.seq
             attached.set()
-            tasks = [
-                asyncio.create_task(self._read(call, place)),
-                asyncio.create_task(self._send_events(call, place)),
-                asyncio.create_task(self._beat(call, place)),
-            ]
-            try:
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            await until_first_ends(self._read(call, place), self._send_events(call, place), self._beat(call, place))
 
     @asynccontextmanager
     async def _stream(self) -> AsyncIterator[Any]:

@@ -55,8 +55,8 @@ def test_a_worker_that_moved_into_its_leaf_finds_the_same_groups(tmp_path: Path)
 
 
 def test_only_old_empty_groups_are_swept_away(tmp_path: Path) -> None:
-    for folder in ("memory", "pids", "cpu"):
-        (tmp_path / folder).mkdir()
+    for controller in ("memory", "pids", "cpu"):
+        (tmp_path / controller).mkdir()
     groups = find_groups("4:memory:/\n8:pids:/\n1:cpu:/\n", tmp_path)
     assert groups is not None
     groups.open_for("node")
@@ -77,8 +77,8 @@ def test_without_the_controllers_there_are_no_groups(tmp_path: Path) -> None:
 
 
 def test_processes_killed_for_memory_are_counted_in_both_versions(tmp_path: Path) -> None:
-    for folder in ("memory", "pids", "cpu"):
-        (tmp_path / folder).mkdir()
+    for controller in ("memory", "pids", "cpu"):
+        (tmp_path / controller).mkdir()
     groups = find_groups("4:memory:/\n8:pids:/\n1:cpu:/\n", tmp_path)
     assert groups is not None
     group = groups.group("node", "run-1")
