@@ -13,15 +13,17 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from hansa.contract.digests import canonical
-from hansa.contract.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash, root_at
+from hansa.contract.merkle import Frontier, HashAt, consistency_proof, inclusion_proof, leaf_hash, root_at
 from node_agent.audit.entries import Action, Entry
 from node_agent.store.models import AuditLeafRow, AuditNodeRow, AuditSubjectRow
+
+T = TypeVar("T")
 
 VERSION: Final = 1
 _SALT_BYTES: Final = 32
@@ -62,7 +64,7 @@ def append(
             "subjects": hashes,
         }
     )
-    leaf, *above = Frontier.load(index, hashes_of(session)).append(leaf_hash(body))
+    leaf, *above = _read(session, lambda hash_at: Frontier.load(index, hash_at)).append(leaf_hash(body))
     session.add(AuditLeafRow(index=index, at=at, body=body, leaf_hash=leaf.hash))
     session.add_all(AuditNodeRow(level=node.level, index=node.index, hash=node.hash) for node in above)
     session.add_all(
@@ -95,26 +97,9 @@ def size_of(session: Session) -> int:
     return 0 if last is None else last + 1
 
 
-def hashes_of(session: Session) -> Callable[[int, int], bytes]:
-    """Return how the stored subtrees are read.
-
-    Calling it raises ``sqlalchemy.exc.NoResultFound`` for one that is not there.
-    """
-
-    def hash_at(level: int, index: int) -> bytes:
-        query = (
-            select(AuditLeafRow.leaf_hash).where(AuditLeafRow.index == index)
-            if level == 0
-            else select(AuditNodeRow.hash).where(AuditNodeRow.level == level, AuditNodeRow.index == index)
-        )
-        return session.execute(query).scalar_one()
-
-    return hash_at
-
-
 def root_of(session: Session, size: int) -> bytes:
     """Return the root over the first ``size`` entries, from the stored hashes."""
-    return root_at(size, hashes_of(session))
+    return _read(session, lambda hash_at: root_at(size, hash_at))
 
 
 def prove_inclusion(session: Session, index: int, size: int) -> tuple[bytes, ...]:
@@ -123,7 +108,7 @@ def prove_inclusion(session: Session, index: int, size: int) -> tuple[bytes, ...
     Raises:
         ValueError: there is no such entry.
     """
-    return inclusion_proof(index, size, hashes_of(session))
+    return _read(session, lambda hash_at: inclusion_proof(index, size, hash_at))
 
 
 def prove_consistency(session: Session, old: int, new: int) -> tuple[bytes, ...]:
@@ -132,7 +117,36 @@ def prove_consistency(session: Session, old: int, new: int) -> tuple[bytes, ...]
     Raises:
         ValueError: ``old`` is over ``new``.
     """
-    return consistency_proof(old, new, hashes_of(session))
+    return _read(session, lambda hash_at: consistency_proof(old, new, hash_at))
+
+
+def _read(session: Session, compute: Callable[[HashAt], T]) -> T:
+    """Return what ``compute`` makes of the stored hashes; it is called twice.
+
+    First to learn which hashes it needs, then with those: two queries take a
+    tenth of the time of forty.
+
+    Raises:
+        KeyError: a hash is missing; the log is damaged.
+    """
+    wanted: set[tuple[int, int]] = set()
+
+    def note(level: int, index: int) -> bytes:
+        wanted.add((level, index))
+        return b""
+
+    compute(note)
+    held: dict[tuple[int, int], bytes] = {}
+    bottom = [index for level, index in wanted if level == 0]
+    if bottom:
+        rows = select(AuditLeafRow.index, AuditLeafRow.leaf_hash).where(AuditLeafRow.index.in_(bottom))
+        held.update({(0, index): found for index, found in session.execute(rows)})
+    above = [place for place in wanted if place[0]]
+    if above:
+        place = tuple_(AuditNodeRow.level, AuditNodeRow.index)
+        nodes = select(AuditNodeRow.level, AuditNodeRow.index, AuditNodeRow.hash).where(place.in_(above))
+        held.update({(level, index): found for level, index, found in session.execute(nodes)})
+    return compute(lambda level, index: held[level, index])
 
 
 def leaves(session: Session, start: int, end: int) -> Sequence[Leaf]:
@@ -140,10 +154,11 @@ def leaves(session: Session, start: int, end: int) -> Sequence[Leaf]:
     texts: dict[int, dict[str, str]] = {}
     for row in session.scalars(_subjects(start, end)):
         texts.setdefault(row.index, {})[row.name] = row.text
-    query = select(AuditLeafRow).where(AuditLeafRow.index >= start, AuditLeafRow.index < end)
+    columns = (AuditLeafRow.index, AuditLeafRow.at, AuditLeafRow.body, AuditLeafRow.leaf_hash)
+    query = select(*columns).where(AuditLeafRow.index >= start, AuditLeafRow.index < end)
     return [
-        Leaf(row.index, row.at, row.body, row.leaf_hash, texts.get(row.index, {}))
-        for row in session.scalars(query.order_by(AuditLeafRow.index))
+        Leaf(index, at, body, stored, texts.get(index, {}))
+        for index, at, body, stored in session.execute(query.order_by(AuditLeafRow.index))
     ]
 
 
