@@ -6,8 +6,6 @@ An entry is committed with the decision that it records or not at all: where
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +16,7 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import delete, func, select, tuple_
 from sqlalchemy.orm import Session
 
-from hansa.contract.digests import canonical
+from hansa.contract.digests import canonical, keyed_hash
 from hansa.contract.merkle import Frontier, HashAt, consistency_proof, inclusion_proof, leaf_hash, root_at
 from node_agent.audit.entries import Action, Entry
 from node_agent.store.models import AuditLeafRow, AuditNodeRow, AuditSubjectRow
@@ -53,7 +51,7 @@ def append(
     """
     index = size_of(session)
     salts = {name: random(_SALT_BYTES) for name in entry.subjects}
-    hashes = {name: subject_hash(salts[name], name, text) for name, text in entry.subjects.items()}
+    hashes = {name: keyed_hash(salts[name], name, text) for name, text in entry.subjects.items()}
     at = now.astimezone(UTC)
     body = canonical(
         {
@@ -77,18 +75,6 @@ def append(
 def at_text(at: datetime) -> str:
     """Return a time, aware and in UTC, as the entries have it."""
     return at.isoformat(timespec="microseconds")
-
-
-def subject_hash(salt: bytes, name: str, text: str) -> str:
-    """Return what the tree holds of a subject's text: ``hmac-sha256:<64 hex>``.
-
-    Args:
-        salt: the leaf's own for this subject; who has it can try texts.
-        name: which subject of the entry it is.
-        text: a person's name, or a person's words.
-    """
-    mac = hmac.new(salt, f"{name}\0{text}".encode(), hashlib.sha256)
-    return f"hmac-sha256:{mac.hexdigest()}"
 
 
 def size_of(session: Session) -> int:

@@ -16,8 +16,9 @@ from typing import Any, Final
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from hansa.contract.digests import keyed_hash
 from hansa.contract.merkle import Frontier, Subtree, leaf_hash
-from node_agent.audit.log import VERSION, Leaf, at_text, leaves, size_of, subject_hash, subjects
+from node_agent.audit.log import VERSION, Leaf, at_text, leaves, size_of, subjects
 from node_agent.store.models import AuditLeafRow, AuditNodeRow, AuditSubjectRow
 
 PAGE: Final = 1024
@@ -99,7 +100,7 @@ def _leaf_fault(leaf: Leaf, salted: Sequence[AuditSubjectRow]) -> str:
         sound = value["v"] == VERSION and value["at"] == at_text(leaf.at)
         hashes = value["subjects"]
         told = all(
-            hmac.compare_digest(hashes.get(row.name, ""), subject_hash(row.salt, row.name, row.text)) for row in salted
+            hmac.compare_digest(hashes.get(row.name, ""), keyed_hash(row.salt, row.name, row.text)) for row in salted
         )
     except Exception:
         # These bytes may be anything by now, and so may be what reading them raises.
