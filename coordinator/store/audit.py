@@ -46,8 +46,10 @@ class AuditRepository:
         last = self._session.scalar(select(func.max(AuditRow.index))) or 0
         row = AuditRow(index=last + 1, at=at, actor=actor, action=action, subject=subject)
         self._session.add(row)
-        grow(self._session, row, secrets.token_bytes(_SALT_BYTES))
+        # Before the leaf: this table's newest row was read, so that PostgreSQL answers an act that
+        # came at the same time with a failure that is tried again, not with a duplicate key.
         self._session.flush()
+        grow(self._session, row, secrets.token_bytes(_SALT_BYTES))
 
     def page(self, page: Page) -> Slice[AuditEntry]:
         """Return entries, newest first; ``page.after`` is an index."""
