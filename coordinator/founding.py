@@ -19,7 +19,7 @@ from coordinator.config import CA_FOLDER, FILE, SERVER_CA_FILE, Config
 from coordinator.services.people import add_person
 from coordinator.store.database import Database
 from coordinator.store.federation import create_federation, read_federation
-from coordinator.store.people_models import AuditRow, FederationRow, PersonRow
+from coordinator.store.people_models import AuditLeafRow, AuditNodeRow, AuditRow, FederationRow, PersonRow
 from coordinator.store.persons import Person
 from coordinator.store.schema import migrate
 from hansa.contract.errors import HansaError, Reason
@@ -122,5 +122,5 @@ def _move(part: Path, place: Path, config: Config) -> None:
 
 
 def _withdraw(session: Session) -> None:
-    for table in (AuditRow, PersonRow, FederationRow):
+    for table in (AuditNodeRow, AuditLeafRow, AuditRow, PersonRow, FederationRow):
         session.execute(delete(table))

@@ -18,6 +18,7 @@ from hansa.runtime.clock import utc_now
 from hansa.runtime.logging import set_up_logging
 from hansa.runtime.supervisor import run_all, stop_on_signals
 from node_agent.airlock.gate import Airlock, Gate
+from node_agent.audit.trail import AuditTrail
 from node_agent.catalogue import analysis_folders, installed_analyses
 from node_agent.config import AgentConfig, StateFolder, load_config, lock_state_folder, short_path
 from node_agent.datasets import Datasets
@@ -33,6 +34,7 @@ from node_agent.local_api.server import LocalApi
 from node_agent.local_api.views import Views
 from node_agent.offers import Offers, active_runs
 from node_agent.policy.book import PolicyBook
+from node_agent.policy.changes import PolicyChanges
 from node_agent.reporting import Bells
 from node_agent.retention import Retention
 from node_agent.scheduling import Scheduler
@@ -104,6 +106,7 @@ class Agent:
             enqueue=enqueue,
         )
         self._retention = Retention(database=database, state=state, policy=policy.current, clock=utc_now)
+        self._policy_changes = PolicyChanges(book=policy, database=database, clock=utc_now)
         self._link = self._make_link()
 
     def _make_link(self) -> Link:
@@ -161,7 +164,12 @@ class Agent:
         )
         airlock = Airlock(database=self._database, gate=gate, bells=self._bells, clock=utc_now)
         return LocalApi(
-            executions=executions, datasets=self._datasets, airlock=airlock, policy=self._policy, views=views
+            executions=executions,
+            datasets=self._datasets,
+            airlock=airlock,
+            policy=self._policy_changes,
+            audit=AuditTrail(database=self._database),
+            views=views,
         )
 
     def _standing_json(self) -> dict[str, Any]:
@@ -179,6 +187,7 @@ class Agent:
             Exception: what the first failing part raised.
         """
         await self._datasets.sweep()
+        await self._policy_changes.begin()
         _log.info("agent_started", node=self._config.node, analyses=sorted(self._analyses))
         await run_all(
             {

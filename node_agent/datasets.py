@@ -18,6 +18,8 @@ from hansa.contract.ids import DATASET_ID
 from hansa.contract.limits import MAX_DATASETS
 from hansa.contract.states import RUN_TERMINAL
 from hansa.runtime.clock import Clock
+from node_agent.audit.entries import dataset_added, dataset_removed
+from node_agent.audit.log import append
 from node_agent.config import StateFolder
 from node_agent.reporting import Bells, Reporter
 from node_agent.staging.snapshot import Snapshot, verify_snapshot
@@ -74,6 +76,7 @@ class Datasets:
         )
         session.add(row)
         session.flush()
+        append(session, dataset_added(row), now)
         self._announce(session, now)
         return row
 
@@ -98,6 +101,7 @@ class Datasets:
             )
             if session.scalars(users.limit(1)).first() is not None:
                 raise HansaError(Reason.DATASET_IN_USE)
+            append(session, dataset_removed(row), now)
             session.delete(row)
             session.flush()
             self._announce(session, now)

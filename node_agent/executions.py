@@ -23,6 +23,8 @@ from hansa.contract.limits import SUMMARY_BYTES
 from hansa.contract.states import RunEvent, RunState
 from hansa.runtime.clock import Clock
 from node_agent.airlock.gate import Gate
+from node_agent.audit.entries import execution_started
+from node_agent.audit.log import append
 from node_agent.catalogue import InstalledAnalysis
 from node_agent.config import StateFolder
 from node_agent.reporting import Bells, Reporter, advance
@@ -93,6 +95,7 @@ class Executions:
                 )
                 return {}
             run.worker, run.beat_at = worker, now
+            append(session, execution_started(run, dataset.snapshot), now)
             advance(session, run, RunEvent.START, reporter=self.reporter, now=now)
             return self._claimed(run, dataset, analysis)
 

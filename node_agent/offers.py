@@ -15,6 +15,8 @@ from hansa.contract.errors import HansaError, Reason, RunReason
 from hansa.contract.ids import is_run_id, run_id
 from hansa.contract.job import JobSpec, parse_job
 from hansa.contract.states import RunEvent, RunState
+from node_agent.audit.entries import offer_accepted, offer_declined
+from node_agent.audit.log import append
 from node_agent.catalogue import InstalledAnalysis
 from node_agent.policy.admission import Admitted, LocalDataset, NodeView, admit
 from node_agent.policy.policy import Policy
@@ -92,13 +94,16 @@ class Offers:
 
     def _decide(self, session: Session, run: RunRow, spec: JobSpec | None, now: datetime) -> None:
         outcome = self._admission(session, spec, now)
+        dataset = spec.dataset_at(self.node).dataset if spec else ""
         if not isinstance(outcome, Admitted):
+            append(session, offer_declined(run, spec, dataset, outcome), now)
             _log.info("offer_declined", run_id=run.run_id, reason=outcome.value)
             advance(session, run, RunEvent.DECLINE, reporter=self.reporter, now=now, reason=outcome)
             return
-        run.dataset = spec.dataset_at(self.node).dataset if spec else ""
+        run.dataset = dataset
         run.parameters = dict(outcome.parameters)
         run.limits = outcome.limits.model_dump(mode="json")
+        append(session, offer_accepted(run), now)
         _log.info("offer_accepted", run_id=run.run_id, job_id=run.job_id)
         advance(session, run, RunEvent.ACCEPT, reporter=self.reporter, now=now)
         advance(session, run, RunEvent.QUEUE, reporter=self.reporter, now=now)

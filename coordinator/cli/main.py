@@ -17,6 +17,7 @@ from coordinator.bootstrap import open_foundation, run_coordinator
 from coordinator.config import SERVER_CA_FILE, Config, load_config, make_config
 from coordinator.founding import Founding, check_free, found
 from coordinator.services.people import OPERATOR, make_person
+from coordinator.store.audit import verify_log
 from coordinator.store.database import Database
 from coordinator.store.schema import migrate as migrate_store
 from hansa.contract.errors import HansaError, Reason
@@ -141,6 +142,27 @@ def profile(state_dir: Path, person: str, key_file: Path | None, folder: Path | 
     except OSError as error:
         raise HansaError(Reason.FILE_INVALID, f"{folder} cannot be written: {error.strerror}.") from error
     click.echo(f"{folder / 'people.toml'}")
+
+
+@main.group()
+def audit() -> None:
+    """Check the record of what people did."""
+
+
+@audit.command()
+@click.argument("state_dir", type=_STATE_DIR)
+def verify(state_dir: Path) -> None:
+    """Recompute the audit log of STATE_DIR; status 1 if it was changed. Stop the server first."""
+    config = load_config(state_dir)
+    database = Database.open(config.database_url(state_dir))
+    try:
+        found = database.run_sync(verify_log)
+    finally:
+        database.close()
+    if found.first_wrong is not None:
+        click.echo(f"BROKEN: entry {found.first_wrong} is the first that is wrong.", err=True)
+        sys.exit(1)
+    click.echo(f"sound\nsize  {found.size}\nroot  {found.root.hex()}")
 
 
 def _profile(config: Config, certificate: Path, person: str, key_file: str) -> str:

@@ -135,6 +135,31 @@ class AuditRow(Base):
     subject: Mapped[str] = mapped_column(Text)
 
 
+class AuditLeafRow(Base):
+    """An act as the tree has it, under its index in ``audit``: leaf ``index - 1``.
+
+    ``body`` is what is hashed; of actor and subject it holds keyed hashes.
+    Without ``salt`` nobody finds the words from those.
+    """
+
+    __tablename__ = "audit_leaves"
+
+    index: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    salt: Mapped[bytes | None] = mapped_column(LargeBinary)
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    leaf_hash: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class AuditNodeRow(Base):
+    """The hash of a complete subtree above the leaves: level 1 has two leaves each."""
+
+    __tablename__ = "audit_nodes"
+
+    level: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    index: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    hash: Mapped[bytes] = mapped_column(LargeBinary)
+
+
 class RequestRow(Base):
     """The first answer to a mutating call, for its repeats."""
 

@@ -2,8 +2,8 @@
 
 ``judge`` is pure and says what the disclosure rules make of a summary;
 ``admit`` stores its verdict. A person's decision (``decide``) and the
-machine's go the same way: decision, event and state in one transaction,
-before the first byte is sent.
+machine's go the same way: decision, audit entry, event and state in one
+transaction, before the first byte is sent.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from hansa.contract.errors import HansaError, Reason, RunReason
 from hansa.contract.states import RunEvent, RunState
 from hansa.contract.summary import parse_summary, summary_bytes
 from hansa.runtime.clock import Clock
+from node_agent.audit.entries import Decider, Judgement, summary_released, summary_withheld
+from node_agent.audit.log import append
 from node_agent.catalogue import InstalledAnalysis
 from node_agent.disclosure.allele_counts import Asked, Cleared, CountRules, clear_allele_counts
 from node_agent.policy.policy import Policy
@@ -43,6 +45,11 @@ class Decision:
     decision: str
     by: str
     why: str
+    decider: Decider = Decider.PERSON
+
+    def judgement(self) -> Judgement:
+        """Return the decision as the audit log has it."""
+        return Judgement(self.decider, self.by, self.why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,8 @@ class Gate:
             self._end(session, run, RunEvent.FAIL, verdict.failure, now)
             return
         if verdict.summary is None:
+            judgement = Judgement(Decider.RULES, _MACHINE, "disclosure rules")
+            append(session, summary_withheld(run, None, judgement), now)
             self._end(session, run, RunEvent.WITHHOLD, RunReason.WITHHELD, now)
             return
         row = SummaryRow(
@@ -117,7 +126,7 @@ class Gate:
         )
         session.add(row)
         if self.policy().release.mode == "auto":
-            self._release(session, run, row, Decision(RELEASE, _MACHINE, "release mode auto"), now)
+            self._release(session, run, row, Decision(RELEASE, _MACHINE, "release mode auto", Decider.RULES), now)
         else:
             advance(session, run, RunEvent.ASK_RELEASE, reporter=self.reporter, now=now)
 
@@ -137,11 +146,13 @@ class Gate:
             self._release(session, run, row, choice, now)
         else:
             _record(row, choice, now)
+            append(session, summary_withheld(run, row.digest, choice.judgement()), now)
             self._end(session, run, RunEvent.WITHHOLD, RunReason.WITHHELD, now)
         return run
 
     def _release(self, session: Session, run: RunRow, row: SummaryRow, choice: Decision, now: datetime) -> None:
         _record(row, choice, now)
+        append(session, summary_released(run, row.digest, choice.judgement()), now)
         append_event(session, self.reporter.released(run, row.digest, len(row.summary), now), now)
         advance(session, run, RunEvent.RELEASE, reporter=self.reporter, now=now)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 from typing import Any
 
 import click
 
-from node_agent.cli.invocation import Invocation, output_option, state_options
+from node_agent.cli.invocation import Invocation, login_name, output_option, state_options
 from node_agent.cli.render import print_facts, print_json, print_runs, print_table, shown, summary_rows
 
 
@@ -87,11 +85,3 @@ def _decision(name: str, help_: str) -> click.Command:
 
 airlock.add_command(_decision("release", "Let the summary of RUN leave the node."))
 airlock.add_command(_decision("withhold", "Keep the summary of RUN here, for good."))
-
-
-def login_name() -> str:
-    """Return the operating system's name for who runs this; the environment is not asked."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid-{os.getuid()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -124,3 +125,11 @@ def quiet_logs() -> None:
     from hansa.runtime.logging import set_up_logging
 
     set_up_logging("hansa-node", level=logging.ERROR)
+
+
+def login_name() -> str:
+    """Return the operating system's name for who runs this; the environment is not asked."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid-{os.getuid()}"

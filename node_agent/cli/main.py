@@ -34,6 +34,7 @@ _COMMANDS: Final = {
     "airlock": "airlock",
     "job": "jobs",
     "policy": "policies",
+    "audit": "audit",
     "status": "inspection",
     "doctor": "inspection",
 }

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import click
 
 from hansa.contract.errors import HansaError, Reason
-from node_agent.cli.invocation import Invocation, output_option, quiet_logs, state_options
+from node_agent.cli.invocation import Invocation, login_name, output_option, quiet_logs, state_options
 from node_agent.cli.render import print_json
 from node_agent.config import StateFolder, load_settings, lock_state_folder
 from node_agent.policy.file import load_policy, store_policy
@@ -107,7 +107,7 @@ def _change(state: StateFolder, change: Callable[[Policy], Policy]) -> Policy:
     try:
         agent = AgentClient(state)
         changed = change(policy_of(agent.policy()["policy"]))
-        return policy_of(agent.put_policy(changed.model_dump(mode="json"))["policy"])
+        return policy_of(agent.put_policy(changed.model_dump(mode="json"), by=login_name())["policy"])
     except HansaError as error:
         if error.reason is not Reason.AGENT_UNREACHABLE:
             raise

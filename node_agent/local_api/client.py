@@ -93,9 +93,19 @@ class AgentClient:
         """Return the policy in force and its digest."""
         return self._call("GET", "/v1/policy")
 
-    def put_policy(self, policy: Mapping[str, Any]) -> dict[str, Any]:
+    def put_policy(self, policy: Mapping[str, Any], *, by: str) -> dict[str, Any]:
         """Put a whole policy in force; return it with its digest."""
-        return self._call("PUT", "/v1/policy", {"policy": dict(policy)})
+        return self._call("PUT", "/v1/policy", {"policy": dict(policy), "by": by})
+
+    def audit(self, *, after: int | None = None, limit: int) -> dict[str, Any]:
+        """Return entries of the audit log after an index, or the newest ones, with its size and root."""
+        begin = "" if after is None else f"&after={after}"
+        return self._call("GET", f"/v1/audit?limit={limit}{begin}")
+
+    def verify_audit(self, *, size: int | None = None, root: str = "") -> dict[str, Any]:
+        """Have the agent recount its audit log, against a noted size and root if they are given."""
+        noted = "" if size is None else f"?size={size}&root={quote(root)}"
+        return self._call("GET", f"/v1/audit/verify{noted}", patience_seconds=_ADD_PATIENCE_SECONDS)
 
     def resolve_run(self, text: str) -> str:
         """Return the id of the run that ``text`` names: an id, or its beginning.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -21,10 +21,11 @@ from starlette.routing import Route
 from hansa.contract.errors import Code, HansaError, Reason
 from hansa.contract.limits import SUMMARY_BYTES
 from node_agent.airlock.gate import RELEASE, WITHHOLD, Airlock, Decision
+from node_agent.audit.trail import MOST_ENTRIES, AuditTrail
 from node_agent.datasets import Datasets
 from node_agent.executions import Executions, Finish
 from node_agent.local_api.views import Views, dataset_json, run_json
-from node_agent.policy.book import PolicyBook
+from node_agent.policy.changes import PolicyChanges
 
 _log = structlog.get_logger(__name__)
 
@@ -69,19 +70,38 @@ class _Decide(_Strict):
 
 class _PutPolicy(_Strict):
     policy: dict[str, Any]
+    by: str = ""
+
+
+class _AuditPage(_Strict):
+    after: int | None = Field(default=None, ge=-1, lt=1 << 62)
+    limit: int = Field(default=100, ge=0, le=MOST_ENTRIES)
+
+
+class _AuditNoted(_Strict):
+    size: int | None = Field(default=None, ge=0)
+    root: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
 
 
 class LocalApi:
     """The routes; each parses, makes one call, and converts."""
 
-    def __init__(
-        self, *, executions: Executions, datasets: Datasets, airlock: Airlock, policy: PolicyBook, views: Views
+    def __init__(  # noqa: PLR0913 - one use case for each part of the API
+        self,
+        *,
+        executions: Executions,
+        datasets: Datasets,
+        airlock: Airlock,
+        policy: PolicyChanges,
+        audit: AuditTrail,
+        views: Views,
     ) -> None:
         """Take the use cases behind the routes."""
         self._executions = executions
         self._datasets = datasets
         self._airlock = airlock
         self._policy = policy
+        self._audit = audit
         self._views = views
 
     def app(self) -> Starlette:
@@ -103,6 +123,8 @@ class LocalApi:
                 _route("POST", "/v1/airlock/{id}/withhold", self._withhold),
                 _route("GET", "/v1/policy", self._show_policy),
                 _route("PUT", "/v1/policy", self._put_policy),
+                _route("GET", "/v1/audit", self._show_audit),
+                _route("GET", "/v1/audit/verify", self._verify_audit),
             ]
         )
 
@@ -161,8 +183,16 @@ class LocalApi:
 
     async def _put_policy(self, request: Request) -> Any:
         body = _PutPolicy.model_validate_json(await _body(request))
-        self._policy.replace(body.policy)
+        await self._policy.replace(body.policy, body.by[:64])
         return self._policy.view()
+
+    async def _show_audit(self, request: Request) -> Any:
+        asked = _AuditPage.model_validate(dict(request.query_params))
+        return await self._audit.entries(after=asked.after, limit=asked.limit)
+
+    async def _verify_audit(self, request: Request) -> Any:
+        noted = _AuditNoted.model_validate(dict(request.query_params))
+        return await self._audit.verify(size=noted.size, root=noted.root)
 
 
 async def _body(request: Request, most_bytes: int = _BODY_BYTES) -> bytes:

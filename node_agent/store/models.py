@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Index, LargeBinary, String, TypeDecorator
+from sqlalchemy import JSON, DateTime, Index, LargeBinary, String, Text, TypeDecorator
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -124,3 +124,39 @@ class DatasetRow(Base):
     folder: Mapped[str] = mapped_column(String(4096))
     info: Mapped[dict[str, Any]]
     added_at: Mapped[datetime]
+
+
+class AuditLeafRow(Base):
+    """An entry of the audit log: the bytes that are hashed. Indexes are dense and start at 0."""
+
+    __tablename__ = "audit_leaves"
+
+    index: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    leaf_hash: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class AuditNodeRow(Base):
+    """The hash of a complete subtree above the leaves: level 1 has two leaves each."""
+
+    __tablename__ = "audit_nodes"
+
+    level: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    index: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    hash: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class AuditSubjectRow(Base):
+    """Words in or about a person that an entry holds as a keyed hash only.
+
+    The row may be deleted: without the salt nobody finds the text from the
+    hash, and the tree stands as it stood.
+    """
+
+    __tablename__ = "audit_subjects"
+
+    index: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(String(16), primary_key=True)
+    salt: Mapped[bytes] = mapped_column(LargeBinary)
+    text: Mapped[str] = mapped_column(Text)

@@ -159,14 +159,21 @@ async def _refuse(_request: Request, error: Exception) -> JSONResponse:
 @contextlib.contextmanager
 def running_agent(double: AgentDouble) -> Iterator[AgentDouble]:
     """Serve on the state folder's socket until the context ends."""
-    server = uvicorn.Server(uvicorn.Config(double.app(), log_config=None, lifespan="off", ws="none"))
-    with short_path(double.state.socket) as name, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+    with serving(double.app(), double.state):
+        yield double
+
+
+@contextlib.contextmanager
+def serving(app: Starlette, state: StateFolder) -> Iterator[None]:
+    """Serve ``app`` on the state folder's socket until the context ends."""
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none"))
+    with short_path(state.socket) as name, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(name)
         listener.listen()
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            yield double
+            yield
         finally:
             server.should_exit = True
             thread.join()

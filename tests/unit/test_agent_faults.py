@@ -23,6 +23,7 @@ from hansa.contract.outbox import Head
 from hansa.v1 import node_service_pb2, types_pb2
 from node_agent.airlock.gate import RELEASE, Decision
 from node_agent.airlock.released import ReleasedSummary
+from node_agent.audit.trail import AuditTrail
 from node_agent.config import StateFolder
 from node_agent.datasets import Datasets
 from node_agent.executions import Finish, Outcome
@@ -31,6 +32,7 @@ from node_agent.link.encoding import WireReporter
 from node_agent.local_api.server import LocalApi
 from node_agent.local_api.views import Views
 from node_agent.policy.book import PolicyBook
+from node_agent.policy.changes import PolicyChanges
 from node_agent.retention import Retention
 from node_agent.scheduling import BEAT_PATIENCE
 from node_agent.spool.uploader import Uploader
@@ -379,7 +381,8 @@ async def test_a_request_without_an_end_is_refused_before_it_fills_the_memory(
         executions=bench.executions,
         datasets=datasets(bench),
         airlock=bench.airlock,
-        policy=PolicyBook(state.policy_file),
+        policy=PolicyChanges(book=PolicyBook(state.policy_file), database=bench.database, clock=lambda: bench.now),
+        audit=AuditTrail(database=bench.database),
         views=Views(node="FI", federation="demo", state=state, database=bench.database, link=dict, policy_digest=str),
     )
     given_out = 0

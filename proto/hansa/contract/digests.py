@@ -8,6 +8,7 @@ digests and ids only; what is signed is signed as the bytes that were made once
 from __future__ import annotations
 
 import hashlib
+import hmac
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -62,3 +63,15 @@ def bundle_digest(files: Mapping[str, bytes]) -> str:
 def chain_hash(previous: bytes, body: bytes) -> bytes:
     """Return the hash of an outbox entry: SHA-256(previous hash || body)."""
     return hashlib.sha256(previous + body).digest()
+
+
+def keyed_hash(salt: bytes, name: str, text: str) -> str:
+    """Return what a log holds of words that may have to be erased: ``hmac-sha256:<64 hex>``.
+
+    Args:
+        salt: random, of this field of this entry alone; who has it can try texts.
+        name: the field's.
+        text: a person's name, or a person's words.
+    """
+    mac = hmac.new(salt, f"{name}\0{text}".encode(), hashlib.sha256)
+    return f"hmac-sha256:{mac.hexdigest()}"

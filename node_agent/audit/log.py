@@ -1,0 +1,181 @@
+"""The audit log itself: a Merkle tree (RFC 9162) that the caller's transaction lets grow.
+
+An entry is committed with the decision that it records or not at all: where
+``append`` fails, the decision is undone.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import delete, func, select, tuple_
+from sqlalchemy.orm import Session
+
+from hansa.contract.digests import canonical, keyed_hash
+from hansa.contract.merkle import Frontier, HashAt, consistency_proof, inclusion_proof, leaf_hash, root_at
+from node_agent.audit.entries import Action, Entry
+from node_agent.store.models import AuditLeafRow, AuditNodeRow, AuditSubjectRow
+
+T = TypeVar("T")
+
+VERSION: Final = 1
+_SALT_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A stored entry. ``subjects`` are the texts that have not been erased."""
+
+    index: int
+    at: datetime
+    body: bytes
+    leaf_hash: bytes
+    subjects: Mapping[str, str]
+
+
+def append(
+    session: Session, entry: Entry, now: datetime, *, random: Callable[[int], bytes] = secrets.token_bytes
+) -> int:
+    """Append ``entry`` inside the caller's transaction; return its index.
+
+    Args:
+        session: the transaction of the decision that ``entry`` records.
+        entry: what was decided.
+        now: aware time.
+        random: returns that many random bytes, for the salts.
+    """
+    index = size_of(session)
+    salts = {name: random(_SALT_BYTES) for name in entry.subjects}
+    hashes = {name: keyed_hash(salts[name], name, text) for name, text in entry.subjects.items()}
+    at = now.astimezone(UTC)
+    body = canonical(
+        {
+            "v": VERSION,
+            "at": at_text(at),
+            "action": entry.action.value,
+            "facts": dict(entry.facts),
+            "subjects": hashes,
+        }
+    )
+    leaf, *above = _read(session, lambda hash_at: Frontier.load(index, hash_at)).append(leaf_hash(body))
+    session.add(AuditLeafRow(index=index, at=at, body=body, leaf_hash=leaf.hash))
+    session.add_all(AuditNodeRow(level=node.level, index=node.index, hash=node.hash) for node in above)
+    session.add_all(
+        AuditSubjectRow(index=index, name=name, salt=salts[name], text=text) for name, text in entry.subjects.items()
+    )
+    session.flush()
+    return index
+
+
+def at_text(at: datetime) -> str:
+    """Return a time, aware and in UTC, as the entries have it."""
+    return at.isoformat(timespec="microseconds")
+
+
+def size_of(session: Session) -> int:
+    """Return how many entries there are."""
+    last = session.scalar(select(func.max(AuditLeafRow.index)))
+    return 0 if last is None else last + 1
+
+
+def root_of(session: Session, size: int) -> bytes:
+    """Return the root over the first ``size`` entries, from the stored hashes."""
+    return _read(session, lambda hash_at: root_at(size, hash_at))
+
+
+def prove_inclusion(session: Session, index: int, size: int) -> tuple[bytes, ...]:
+    """Return the proof that entry ``index`` is among the first ``size``.
+
+    Raises:
+        ValueError: there is no such entry.
+    """
+    return _read(session, lambda hash_at: inclusion_proof(index, size, hash_at))
+
+
+def prove_consistency(session: Session, old: int, new: int) -> tuple[bytes, ...]:
+    """Return the proof that the log only grew between two sizes.
+
+    Raises:
+        ValueError: ``old`` is over ``new``.
+    """
+    return _read(session, lambda hash_at: consistency_proof(old, new, hash_at))
+
+
+def _read(session: Session, compute: Callable[[HashAt], T]) -> T:
+    """Return what ``compute`` makes of the stored hashes; it is called twice.
+
+    First to learn which hashes it needs, then with those: two queries take a
+    tenth of the time of forty.
+
+    Raises:
+        KeyError: a hash is missing; the log is damaged.
+    """
+    wanted: set[tuple[int, int]] = set()
+
+    def note(level: int, index: int) -> bytes:
+        wanted.add((level, index))
+        return b""
+
+    compute(note)
+    held: dict[tuple[int, int], bytes] = {}
+    bottom = [index for level, index in wanted if level == 0]
+    if bottom:
+        rows = select(AuditLeafRow.index, AuditLeafRow.leaf_hash).where(AuditLeafRow.index.in_(bottom))
+        held.update({(0, index): found for index, found in session.execute(rows)})
+    above = [place for place in wanted if place[0]]
+    if above:
+        place = tuple_(AuditNodeRow.level, AuditNodeRow.index)
+        nodes = select(AuditNodeRow.level, AuditNodeRow.index, AuditNodeRow.hash).where(place.in_(above))
+        held.update({(level, index): found for level, index, found in session.execute(nodes)})
+    return compute(lambda level, index: held[level, index])
+
+
+def leaves(session: Session, start: int, end: int) -> Sequence[Leaf]:
+    """Return the entries with ``start <= index < end``, in order."""
+    texts: dict[int, dict[str, str]] = {}
+    for row in session.scalars(_subjects(start, end)):
+        texts.setdefault(row.index, {})[row.name] = row.text
+    columns = (AuditLeafRow.index, AuditLeafRow.at, AuditLeafRow.body, AuditLeafRow.leaf_hash)
+    query = select(*columns).where(AuditLeafRow.index >= start, AuditLeafRow.index < end)
+    return [
+        Leaf(index, at, body, stored, texts.get(index, {}))
+        for index, at, body, stored in session.execute(query.order_by(AuditLeafRow.index))
+    ]
+
+
+def subjects(session: Session, start: int, end: int) -> Sequence[AuditSubjectRow]:
+    """Return what has not been erased of these entries' subjects, with the salts."""
+    return session.scalars(_subjects(start, end)).all()
+
+
+def _subjects(start: int, end: int) -> Any:
+    return select(AuditSubjectRow).where(AuditSubjectRow.index >= start, AuditSubjectRow.index < end)
+
+
+def erase(session: Session, index: int) -> int:
+    """Erase the subjects' texts and salts of one entry; return how many there were.
+
+    The tree, its root and all proofs stay as they are.
+    """
+    erased = select(AuditSubjectRow.name).where(AuditSubjectRow.index == index)
+    count = len(session.scalars(erased).all())
+    session.execute(delete(AuditSubjectRow).where(AuditSubjectRow.index == index))
+    return count
+
+
+def policy_in_log(session: Session) -> str:
+    """Return the digest of the policy that was last recorded; empty if none was."""
+    # Canonical JSON: quotes inside of a value are escaped, so that only the key can look like this.
+    mark = f'"action":"{Action.POLICY_CHANGED.value}"'.encode()
+    body = session.scalar(
+        select(AuditLeafRow.body)
+        .where(func.instr(AuditLeafRow.body, mark) > 0)
+        .order_by(AuditLeafRow.index.desc())
+        .limit(1)
+    )
+    return "" if body is None else str(json.loads(body)["facts"]["policy"])

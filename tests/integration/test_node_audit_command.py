@@ -1,0 +1,122 @@
+"""``hansa-node audit`` against an agent's real API on its socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from hansa.contract.merkle import Frontier, leaf_hash
+from node_agent.audit.entries import policy_changed
+from node_agent.audit.log import append, erase
+from node_agent.audit.trail import AuditTrail
+from node_agent.datasets import Datasets
+from node_agent.link.encoding import WireReporter
+from node_agent.local_api.server import LocalApi
+from node_agent.local_api.views import Views
+from node_agent.policy.book import PolicyBook
+from node_agent.policy.changes import PolicyChanges
+from tests.support.agent import START, Bench, make_bench
+from tests.support.agent_double import serving
+from tests.support.node_commands import Done, hansa_node
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = make_bench(tmp_path)
+    database, state = made.database, made.state
+    state.policy_file.touch()
+    api = LocalApi(
+        executions=made.executions,
+        datasets=Datasets(
+            database=database, state=state, reporter=WireReporter("FI"), bells=made.bells, clock=lambda: made.now
+        ),
+        airlock=made.airlock,
+        policy=PolicyChanges(book=PolicyBook(state.policy_file), database=database, clock=lambda: made.now),
+        audit=AuditTrail(database=database),
+        views=Views(node="FI", federation="demo", state=state, database=database, link=dict, policy_digest=str),
+    )
+    with serving(api.app(), state):
+        yield made
+    database.close()
+
+
+def fill(bench: Bench, count: int) -> None:
+    def work(session: Any) -> None:
+        for number in range(count):
+            append(session, policy_changed(f"sha256:{number:064x}", "olga"), START)
+
+    bench.database._transact(work)
+
+
+def audit(bench: Bench, *arguments: str) -> Done:
+    return hansa_node(bench.state.path, "audit", *arguments)
+
+
+def test_the_newest_entries_are_shown_with_who_and_why(bench: Bench) -> None:
+    fill(bench, 5)
+    bench.database._transact(lambda session: erase(session, 4))
+    done = audit(bench, "show", "--limit", "2")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.count("policy_changed") == 2
+    assert "by: olga" in done.out
+    assert "by: (erased)" in done.out
+    found = json.loads(audit(bench, "show", "--limit", "2", "--output", "json").out)
+    assert [entry["index"] for entry in found["entries"]] == [3, 4]
+    assert found["size"] == 5
+
+
+def test_an_empty_log_says_so_and_verifies(bench: Bench) -> None:
+    assert "Nothing was decided yet." in audit(bench, "show").out
+    assert audit(bench, "verify").code == 0
+
+
+def test_a_policy_set_by_command_is_in_the_log_with_the_login_name(bench: Bench) -> None:
+    assert hansa_node(bench.state.path, "policy", "set", "release", "auto").code == 0
+    (entry,) = json.loads(audit(bench, "show", "--output", "json").out)["entries"]
+    assert entry["action"] == "policy_changed"
+    assert entry["subjects"]["by"]
+
+
+def test_a_log_that_was_changed_fails_verification_and_names_the_first_wrong_entry(bench: Bench) -> None:
+    fill(bench, 9)
+    sound = audit(bench, "verify")
+    assert (sound.code, "sound" in sound.out) == (0, True)
+    bench.database._transact(
+        lambda session: session.execute(
+            text("UPDATE audit_leaves SET body = CAST(replace(body, '7', '8') AS BLOB) WHERE \"index\" = 7")
+        )
+    )
+    broken = audit(bench, "verify", "--output", "json")
+    assert broken.code == 1
+    assert json.loads(broken.out)["fault"] == {"index": 7, "fault": "the entry was changed"}
+    assert "BROKEN" in audit(bench, "verify").out
+
+
+def test_an_export_can_be_verified_by_anybody_and_holds_no_name(bench: Bench, tmp_path: Path) -> None:
+    fill(bench, 1003)  # more than one page
+    file = tmp_path / "fi.jsonl"
+    assert audit(bench, "export", str(file)).code == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    head, *lines = [json.loads(line) for line in file.read_text().splitlines()]
+    tree = Frontier()
+    for line in lines:
+        tree.append(leaf_hash(line["body"].encode()))
+    assert (head["format"], head["size"], head["root"]) == ("hansa-audit-v1", 1003, tree.root().hex())
+    assert "olga" not in file.read_text()
+    noted = ("--size", str(head["size"]), "--root", head["root"])
+    assert audit(bench, "verify", *noted).code == 0
+    assert audit(bench, "verify", "--size", "1002", "--root", head["root"]).code == 1
+    refused = audit(bench, "export", str(file))
+    assert (refused.code, "FILE_INVALID" in refused.err) == (1, True)
+
+
+def test_wrong_use_is_refused(bench: Bench) -> None:
+    assert audit(bench, "verify", "--size", "3").code == 2
+    assert audit(bench, "show", "--limit", "0").code == 2
+    malformed = audit(bench, "verify", "--size", "3", "--root", "no root")
+    assert (malformed.code, "MALFORMED" in malformed.err) == (1, True)
