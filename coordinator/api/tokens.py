@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import PERSON_NAME
-from hansa.contract.job import strict_json
+from hansa.contract.strict import strict_json
 from hansa.contract.limits import TOKEN_LIFE
 
 _ALGORITHM: Final = "EdDSA"

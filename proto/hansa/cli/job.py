@@ -17,7 +17,7 @@ from hansa.cli.result_view import print_result
 from hansa.cli.session import run
 from hansa.cli.waiting import wait_for_end
 from hansa.contract.errors import Reason
-from hansa.contract.job import strict_json
+from hansa.contract.strict import strict_json
 from hansa.sdk.client import Client
 from hansa.sdk.jobs import job_state_name
 from hansa.sdk.request import JobRequest, check_request

@@ -106,6 +106,27 @@ class Reason(enum.StrEnum):
     SAMPLES_MISMATCH = "SAMPLES_MISMATCH"
     EXECUTION_SUPERSEDED = "EXECUTION_SUPERSEDED"
     RELEASE_CONFLICT = "RELEASE_CONFLICT"
+    # trust
+    DIRECTORY_INVALID = "DIRECTORY_INVALID"
+    TRUST_INVALID = "TRUST_INVALID"
+    TRUST_EXPIRED = "TRUST_EXPIRED"
+    TRUST_ROLLBACK = "TRUST_ROLLBACK"
+    TRUST_UNKNOWN = "TRUST_UNKNOWN"
+    TRUST_THRESHOLD = "TRUST_THRESHOLD"
+    VOTE_INVALID = "VOTE_INVALID"
+    APPROVAL_INVALID = "APPROVAL_INVALID"
+    APPROVAL_UNKNOWN = "APPROVAL_UNKNOWN"
+    APPROVAL_CONFLICT = "APPROVAL_CONFLICT"
+    SELF_APPROVAL = "SELF_APPROVAL"
+    DECISION_INVALID = "DECISION_INVALID"
+    STATEMENT_INVALID = "STATEMENT_INVALID"
+    SEALED_INVALID = "SEALED_INVALID"
+    PENDING_SECOND = "PENDING_SECOND"
+    PROPOSAL_UNKNOWN = "PROPOSAL_UNKNOWN"
+    LOG_FORKED = "LOG_FORKED"
+    LOG_ENTRY_UNKNOWN = "LOG_ENTRY_UNKNOWN"
+    NOTE_INVALID = "NOTE_INVALID"
+    EVIDENCE_INVALID = "EVIDENCE_INVALID"
 
 
 class RunReason(enum.StrEnum):
@@ -126,6 +147,18 @@ class RunReason(enum.StrEnum):
     JOB_INVALID = "JOB_INVALID"
     NODE_DRAINING = "NODE_DRAINING"
     NODE_BUSY = "NODE_BUSY"
+    SIGNATURE_INVALID = "SIGNATURE_INVALID"
+    JOB_REPLAYED = "JOB_REPLAYED"
+    DIRECTORY_ROLLBACK = "DIRECTORY_ROLLBACK"
+    DIRECTORY_BEHIND = "DIRECTORY_BEHIND"
+    TRUST_EXPIRED = "TRUST_EXPIRED"
+    NODE_NOT_IN_DIRECTORY = "NODE_NOT_IN_DIRECTORY"
+    PROJECT_NOT_ADMITTED = "PROJECT_NOT_ADMITTED"
+    RECIPIENT_MISMATCH = "RECIPIENT_MISMATCH"
+    SEALING_REQUIRED = "SEALING_REQUIRED"
+    APPROVAL_REFUSED = "APPROVAL_REFUSED"
+    PASSPORT_MISSING = "PASSPORT_MISSING"
+    LOG_FORKED = "LOG_FORKED"
     # failed
     ANALYSIS_FAILED = "ANALYSIS_FAILED"
     TIME_LIMIT = "TIME_LIMIT"
@@ -224,6 +257,26 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = {
     Reason.SAMPLES_MISMATCH: Entry(_INVALID, "The samples file and the VCF do not name the same people."),
     Reason.EXECUTION_SUPERSEDED: Entry(_C.ABORTED, "A newer execution of this run has started, or it has ended."),
     Reason.RELEASE_CONFLICT: Entry(_STATE, "The run does not wait for a release decision."),
+    Reason.DIRECTORY_INVALID: Entry(_INVALID, "The directory is not valid."),
+    Reason.TRUST_INVALID: Entry(_STATE, "The trust repository's metadata is not valid."),
+    Reason.TRUST_EXPIRED: Entry(_STATE, "The trust repository's metadata has expired; its signers have to renew it."),
+    Reason.TRUST_ROLLBACK: Entry(_STATE, "This is older than the trust repository that is known here."),
+    Reason.TRUST_UNKNOWN: Entry(_C.NOT_FOUND, "The trust repository has no such file."),
+    Reason.TRUST_THRESHOLD: Entry(_STATE, "Too few keys have signed; see `hansa trust status`."),
+    Reason.VOTE_INVALID: Entry(_INVALID, "The vote is not valid."),
+    Reason.APPROVAL_INVALID: Entry(_INVALID, "The approval is not valid."),
+    Reason.APPROVAL_UNKNOWN: Entry(_C.NOT_FOUND, "There is no such approval; see `hansa-node approval list`."),
+    Reason.APPROVAL_CONFLICT: Entry(_STATE, "The run does not wait for an approval."),
+    Reason.SELF_APPROVAL: Entry(_C.PERMISSION_DENIED, "Nobody approves or releases for their own job."),
+    Reason.DECISION_INVALID: Entry(_INVALID, "The signed decision is not valid."),
+    Reason.STATEMENT_INVALID: Entry(_C.UNAUTHENTICATED, "The release statement is not valid."),
+    Reason.SEALED_INVALID: Entry(_C.DATA_LOSS, "The sealed summary cannot be opened with this key."),
+    Reason.PENDING_SECOND: Entry(_STATE, "A second federation operator has to ask for the same."),
+    Reason.PROPOSAL_UNKNOWN: Entry(_C.NOT_FOUND, "There is no such proposal."),
+    Reason.LOG_FORKED: Entry(_C.DATA_LOSS, "The audit log does not continue what was seen of it."),
+    Reason.LOG_ENTRY_UNKNOWN: Entry(_C.NOT_FOUND, "The audit log has no such entry."),
+    Reason.NOTE_INVALID: Entry(_C.DATA_LOSS, "The signed checkpoint is not valid."),
+    Reason.EVIDENCE_INVALID: Entry(_C.DATA_LOSS, "The evidence does not hold."),
 }
 
 

@@ -7,59 +7,74 @@ JSON cannot carry exactly are errors.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AwareDatetime, Field, StringConstraints, model_validator
 
 from hansa.contract.digests import DIGEST
 from hansa.contract.errors import HansaError, Reason
-from hansa.contract.ids import ANALYSIS_NAME, ANALYSIS_VERSION, DATASET_ID, NODE_ID, PERSON_NAME
+from hansa.contract.ids import (
+    ANALYSIS_NAME,
+    ANALYSIS_VERSION,
+    DATASET_ID,
+    FEDERATION_NAME,
+    NODE_ID,
+    PERSON_NAME,
+    PROJECT_NAME,
+)
 from hansa.contract.limits import CLOCK_TOLERANCE, JOB_BYTES, MAX_DEADLINE, MAX_NODES
+from hansa.contract.raw_keys import RAW_KEY
+from hansa.contract.release import ReleaseClass
+from hansa.contract.strict import Strict, parse_strict, pattern, to_bytes
 
-_UUID: Final = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
-_MAX_DEPTH: Final = 8
-_BRACKET: Final = re.compile(r"[\[\]{}]")
-
-
-def _pattern(text: str) -> StringConstraints:
-    return StringConstraints(pattern=f"^(?:{text})$")
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+_UUID: Final = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+# For people, in the log of a node: printable ASCII, so that no terminal obeys it.
+_PURPOSE: Final = r"[\x20-\x7e]{0,500}"
 
 
-class AnalysisRef(_Strict):
+class AnalysisRef(Strict):
     """Which analysis, by name, version and the digest of its bundle."""
 
-    name: Annotated[str, _pattern(ANALYSIS_NAME.pattern)]
-    version: Annotated[str, _pattern(ANALYSIS_VERSION.pattern)]
-    digest: Annotated[str, _pattern(DIGEST.pattern)]
+    name: Annotated[str, pattern(ANALYSIS_NAME.pattern)]
+    version: Annotated[str, pattern(ANALYSIS_VERSION.pattern)]
+    digest: Annotated[str, pattern(DIGEST.pattern)]
 
 
-class DatasetRef(_Strict):
+class DatasetRef(Strict):
     """Which dataset at which node, as the snapshot the researcher saw."""
 
-    node: Annotated[str, _pattern(NODE_ID.pattern)]
-    dataset: Annotated[str, _pattern(DATASET_ID.pattern)]
-    snapshot: Annotated[str, _pattern(DIGEST.pattern)]
+    node: Annotated[str, pattern(NODE_ID.pattern)]
+    dataset: Annotated[str, pattern(DATASET_ID.pattern)]
+    snapshot: Annotated[str, pattern(DIGEST.pattern)]
 
 
-class JobSpec(_Strict):
+class JobSpec(Strict):
     """The whole request. The node set is exactly that of ``datasets``."""
 
     v: Literal[1] = 1
-    job_id: Annotated[str, _pattern(_UUID)]
-    nonce: Annotated[str, _pattern("[0-9a-f]{32}")]
-    submitter: Annotated[str, _pattern(PERSON_NAME.pattern)]
+    federation: Annotated[str, pattern(FEDERATION_NAME.pattern)]
+    # The version of the directory that the researcher knew; a node whose own is newer declines.
+    directory_version: int = Field(ge=1, strict=True)
+    job_id: Annotated[str, pattern(_UUID)]
+    nonce: Annotated[str, pattern("[0-9a-f]{32}")]
+    submitter: Annotated[str, pattern(PERSON_NAME.pattern)]
+    project: Annotated[str, pattern(PROJECT_NAME.pattern)]
+    purpose: Annotated[str, pattern(_PURPOSE)] = ""
     analysis: AnalysisRef
     parameters: Mapping[Annotated[str, StringConstraints(max_length=32)], str]
     datasets: tuple[DatasetRef, ...] = Field(min_length=1, max_length=MAX_NODES)
     quorum: int = Field(ge=1, strict=True)
+    rounds: Literal[1] = 1
+    # How many people must look before a summary leaves; the node's policy may ask for more.
+    release_class: ReleaseClass = ReleaseClass.AUTO
+    # Who alone may read the summaries (X25519); None where the coordinator combines them.
+    recipient_key: Annotated[str, pattern(RAW_KEY)] | None = None
+    # By node, the digest of the passport that entitles the submitter there.
+    passports: Mapping[Annotated[str, pattern(NODE_ID.pattern)], Annotated[str, pattern(DIGEST.pattern)]] = Field(
+        default_factory=dict
+    )
     not_before: AwareDatetime
     not_after: AwareDatetime
 
@@ -67,6 +82,8 @@ class JobSpec(_Strict):
     def _one_dataset_per_node(self) -> JobSpec:
         if len({ref.node for ref in self.datasets}) != len(self.datasets):
             raise ValueError("datasets: one dataset per node")
+        if not self.passports.keys() <= {ref.node for ref in self.datasets}:
+            raise ValueError("passports: a passport for a node that the job does not go to")
         return self
 
     @property
@@ -87,7 +104,7 @@ class JobSpec(_Strict):
 
     def to_bytes(self) -> bytes:
         """Return the payload. Called once, by the client that signs."""
-        return json.dumps(self.model_dump(mode="json"), separators=(",", ":"), sort_keys=True).encode()
+        return to_bytes(self)
 
 
 def parse_job(payload: bytes) -> JobSpec:
@@ -96,17 +113,7 @@ def parse_job(payload: bytes) -> JobSpec:
     Raises:
         HansaError: ``ENVELOPE_INVALID``, naming the first field at fault.
     """
-    if len(payload) > JOB_BYTES:
-        raise HansaError(Reason.ENVELOPE_INVALID, f"The job is over {JOB_BYTES} bytes.", field="payload")
-    try:
-        return JobSpec.model_validate(strict_json(payload))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        # A key that nobody declared may be any text; it is shown as ASCII.
-        field = ascii(".".join(str(part) for part in first["loc"]))[1:-1][:100] or "datasets"
-        raise HansaError(Reason.ENVELOPE_INVALID, f"{field}: {first['msg']}", field=field) from error
-    except (ValueError, RecursionError) as error:
-        raise HansaError(Reason.ENVELOPE_INVALID, "The job is not strict JSON.", field="payload") from error
+    return parse_strict(JobSpec, payload, reason=Reason.ENVELOPE_INVALID, what="job", most_bytes=JOB_BYTES)
 
 
 def check_window(spec: JobSpec, now: datetime) -> None:
@@ -134,41 +141,3 @@ def check_quorum(spec: JobSpec) -> None:
             f"The quorum is {spec.quorum}, but the job goes to {len(spec.datasets)} nodes.",
             field="quorum",
         )
-
-
-def strict_json(data: bytes) -> Any:
-    """Return the JSON value in ``data``.
-
-    Raises:
-        ValueError: not UTF-8 JSON, a key stands twice, a number is not finite,
-            a string is no text (half of a surrogate pair), or the nesting is
-            deeper than 8.
-    """
-    text = data.decode("utf-8")
-    if _depth(text) > _MAX_DEPTH:
-        raise ValueError("nested too deeply")
-    value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
-    if "\\u" in text:
-        # What UTF-8 cannot write, no database or message could hold either.
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    return value
-
-
-def _depth(text: str) -> int:
-    """Return an upper bound of the nesting (brackets in strings count too)."""
-    depth = deepest = 0
-    for match in _BRACKET.finditer(text):
-        depth += 1 if match[0] in "[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice")
-    return found
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is not JSON")

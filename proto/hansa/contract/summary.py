@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hansa.contract.errors import HansaError, Reason
-from hansa.contract.job import strict_json
 from hansa.contract.manifest import ArraySpec, AxisSpec, SummarySpec
+from hansa.contract.strict import strict_json
 from hansa.contract.variants import RS_ID, parse_variant
 
 Cell = int | float | None

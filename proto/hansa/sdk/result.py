@@ -8,7 +8,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hansa.contract.errors import Reason
-from hansa.contract.job import strict_json
+from hansa.contract.strict import strict_json
 from hansa.sdk.errors import RemoteError
 
 RELEASED: Final = "released"

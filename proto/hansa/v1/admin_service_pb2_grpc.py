@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class AdminServiceStub:
-    """The federation operator's service. Every caller must have the role operator.
+    """The federation operator's service. Roles come from the directory of the
+    trust repository. Methods marked (two) are carried out when a second operator
+    has asked for the same with other request id; the first answer is
+    PENDING_SECOND with the proposal's id.
     """
 
     def __init__(self, channel):
@@ -35,11 +38,6 @@ class AdminServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.AddPerson = channel.unary_unary(
-                '/hansa.v1.AdminService/AddPerson',
-                request_serializer=hansa_dot_v1_dot_admin__service__pb2.AddPersonRequest.SerializeToString,
-                response_deserializer=hansa_dot_v1_dot_admin__service__pb2.AddPersonResponse.FromString,
-                _registered_method=True)
         self.ListPersons = channel.unary_unary(
                 '/hansa.v1.AdminService/ListPersons',
                 request_serializer=hansa_dot_v1_dot_admin__service__pb2.ListPersonsRequest.SerializeToString,
@@ -70,38 +68,64 @@ class AdminServiceStub:
                 request_serializer=hansa_dot_v1_dot_admin__service__pb2.RevokeNodeRequest.SerializeToString,
                 response_deserializer=hansa_dot_v1_dot_admin__service__pb2.RevokeNodeResponse.FromString,
                 _registered_method=True)
-        self.PublishAnalysis = channel.unary_unary(
-                '/hansa.v1.AdminService/PublishAnalysis',
-                request_serializer=hansa_dot_v1_dot_admin__service__pb2.PublishAnalysisRequest.SerializeToString,
-                response_deserializer=hansa_dot_v1_dot_admin__service__pb2.PublishAnalysisResponse.FromString,
+        self.ListProposals = channel.unary_unary(
+                '/hansa.v1.AdminService/ListProposals',
+                request_serializer=hansa_dot_v1_dot_admin__service__pb2.ListProposalsRequest.SerializeToString,
+                response_deserializer=hansa_dot_v1_dot_admin__service__pb2.ListProposalsResponse.FromString,
+                _registered_method=True)
+        self.WithdrawProposal = channel.unary_unary(
+                '/hansa.v1.AdminService/WithdrawProposal',
+                request_serializer=hansa_dot_v1_dot_admin__service__pb2.WithdrawProposalRequest.SerializeToString,
+                response_deserializer=hansa_dot_v1_dot_admin__service__pb2.WithdrawProposalResponse.FromString,
+                _registered_method=True)
+        self.PublishTrust = channel.stream_unary(
+                '/hansa.v1.AdminService/PublishTrust',
+                request_serializer=hansa_dot_v1_dot_admin__service__pb2.PublishTrustRequest.SerializeToString,
+                response_deserializer=hansa_dot_v1_dot_admin__service__pb2.PublishTrustResponse.FromString,
                 _registered_method=True)
         self.ListAudit = channel.unary_unary(
                 '/hansa.v1.AdminService/ListAudit',
                 request_serializer=hansa_dot_v1_dot_admin__service__pb2.ListAuditRequest.SerializeToString,
                 response_deserializer=hansa_dot_v1_dot_admin__service__pb2.ListAuditResponse.FromString,
                 _registered_method=True)
+        self.ListAuditLeaves = channel.unary_unary(
+                '/hansa.v1.AdminService/ListAuditLeaves',
+                request_serializer=hansa_dot_v1_dot_admin__service__pb2.ListAuditLeavesRequest.SerializeToString,
+                response_deserializer=hansa_dot_v1_dot_admin__service__pb2.ListAuditLeavesResponse.FromString,
+                _registered_method=True)
+        self.GetCheckpoint = channel.unary_unary(
+                '/hansa.v1.AdminService/GetCheckpoint',
+                request_serializer=hansa_dot_v1_dot_admin__service__pb2.GetCheckpointRequest.SerializeToString,
+                response_deserializer=hansa_dot_v1_dot_admin__service__pb2.GetCheckpointResponse.FromString,
+                _registered_method=True)
+        self.ProveInclusion = channel.unary_unary(
+                '/hansa.v1.AdminService/ProveInclusion',
+                request_serializer=hansa_dot_v1_dot_admin__service__pb2.ProveInclusionRequest.SerializeToString,
+                response_deserializer=hansa_dot_v1_dot_admin__service__pb2.ProveInclusionResponse.FromString,
+                _registered_method=True)
+        self.ProveConsistency = channel.unary_unary(
+                '/hansa.v1.AdminService/ProveConsistency',
+                request_serializer=hansa_dot_v1_dot_admin__service__pb2.ProveConsistencyRequest.SerializeToString,
+                response_deserializer=hansa_dot_v1_dot_admin__service__pb2.ProveConsistencyResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
-    """The federation operator's service. Every caller must have the role operator.
+    """The federation operator's service. Roles come from the directory of the
+    trust repository. Methods marked (two) are carried out when a second operator
+    has asked for the same with other request id; the first answer is
+    PENDING_SECOND with the proposal's id.
     """
 
-    def AddPerson(self, request, context):
-        """Makes a person known by their public key. The same name and key again
-        return the first answer; another key for the name is refused.
+    def ListPersons(self, request, context):
+        """The people of the directory in force.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListPersons(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def InviteNode(self, request, context):
-        """The token is returned once and stored as a digest only.
+        """(two) The secret is returned to the second operator and stored as a digest only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,28 +146,71 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeNode(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def RevokeNode(self, request, context):
-        """Final.
+        """(two)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def PublishAnalysis(self, request, context):
-        """A name and version may be published once; other bytes are refused.
+    def RevokeNode(self, request, context):
+        """(two) Final.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListProposals(self, request, context):
+        """What waits for a second operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawProposal(self, request, context):
+        """Takes back what waits for a second operator; any operator may.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PublishTrust(self, request_iterator, context):
+        """A new version of the trust repository, signed by its thresholds: the files
+        that are new. Verified whole, then put in force whole, or refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAudit(self, request, context):
-        """What operators did, newest first.
+        """What people did, newest first; for auditors too.
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuditLeaves(self, request, context):
+        """The audit log as it is hashed, oldest first; for auditors too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCheckpoint(self, request, context):
+        """The newest signed checkpoint with its cosignatures; for auditors too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProveInclusion(self, request, context):
+        """Proofs (RFC 9162); for auditors too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProveConsistency(self, request, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -151,11 +218,6 @@ class AdminServiceServicer:
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'AddPerson': grpc.unary_unary_rpc_method_handler(
-                    servicer.AddPerson,
-                    request_deserializer=hansa_dot_v1_dot_admin__service__pb2.AddPersonRequest.FromString,
-                    response_serializer=hansa_dot_v1_dot_admin__service__pb2.AddPersonResponse.SerializeToString,
-            ),
             'ListPersons': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPersons,
                     request_deserializer=hansa_dot_v1_dot_admin__service__pb2.ListPersonsRequest.FromString,
@@ -186,15 +248,45 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=hansa_dot_v1_dot_admin__service__pb2.RevokeNodeRequest.FromString,
                     response_serializer=hansa_dot_v1_dot_admin__service__pb2.RevokeNodeResponse.SerializeToString,
             ),
-            'PublishAnalysis': grpc.unary_unary_rpc_method_handler(
-                    servicer.PublishAnalysis,
-                    request_deserializer=hansa_dot_v1_dot_admin__service__pb2.PublishAnalysisRequest.FromString,
-                    response_serializer=hansa_dot_v1_dot_admin__service__pb2.PublishAnalysisResponse.SerializeToString,
+            'ListProposals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProposals,
+                    request_deserializer=hansa_dot_v1_dot_admin__service__pb2.ListProposalsRequest.FromString,
+                    response_serializer=hansa_dot_v1_dot_admin__service__pb2.ListProposalsResponse.SerializeToString,
+            ),
+            'WithdrawProposal': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawProposal,
+                    request_deserializer=hansa_dot_v1_dot_admin__service__pb2.WithdrawProposalRequest.FromString,
+                    response_serializer=hansa_dot_v1_dot_admin__service__pb2.WithdrawProposalResponse.SerializeToString,
+            ),
+            'PublishTrust': grpc.stream_unary_rpc_method_handler(
+                    servicer.PublishTrust,
+                    request_deserializer=hansa_dot_v1_dot_admin__service__pb2.PublishTrustRequest.FromString,
+                    response_serializer=hansa_dot_v1_dot_admin__service__pb2.PublishTrustResponse.SerializeToString,
             ),
             'ListAudit': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAudit,
                     request_deserializer=hansa_dot_v1_dot_admin__service__pb2.ListAuditRequest.FromString,
                     response_serializer=hansa_dot_v1_dot_admin__service__pb2.ListAuditResponse.SerializeToString,
+            ),
+            'ListAuditLeaves': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditLeaves,
+                    request_deserializer=hansa_dot_v1_dot_admin__service__pb2.ListAuditLeavesRequest.FromString,
+                    response_serializer=hansa_dot_v1_dot_admin__service__pb2.ListAuditLeavesResponse.SerializeToString,
+            ),
+            'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckpoint,
+                    request_deserializer=hansa_dot_v1_dot_admin__service__pb2.GetCheckpointRequest.FromString,
+                    response_serializer=hansa_dot_v1_dot_admin__service__pb2.GetCheckpointResponse.SerializeToString,
+            ),
+            'ProveInclusion': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProveInclusion,
+                    request_deserializer=hansa_dot_v1_dot_admin__service__pb2.ProveInclusionRequest.FromString,
+                    response_serializer=hansa_dot_v1_dot_admin__service__pb2.ProveInclusionResponse.SerializeToString,
+            ),
+            'ProveConsistency': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProveConsistency,
+                    request_deserializer=hansa_dot_v1_dot_admin__service__pb2.ProveConsistencyRequest.FromString,
+                    response_serializer=hansa_dot_v1_dot_admin__service__pb2.ProveConsistencyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -205,35 +297,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService:
-    """The federation operator's service. Every caller must have the role operator.
+    """The federation operator's service. Roles come from the directory of the
+    trust repository. Methods marked (two) are carried out when a second operator
+    has asked for the same with other request id; the first answer is
+    PENDING_SECOND with the proposal's id.
     """
-
-    @staticmethod
-    def AddPerson(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/hansa.v1.AdminService/AddPerson',
-            hansa_dot_v1_dot_admin__service__pb2.AddPersonRequest.SerializeToString,
-            hansa_dot_v1_dot_admin__service__pb2.AddPersonResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
 
     @staticmethod
     def ListPersons(request,
@@ -398,7 +466,7 @@ class AdminService:
             _registered_method=True)
 
     @staticmethod
-    def PublishAnalysis(request,
+    def ListProposals(request,
             target,
             options=(),
             channel_credentials=None,
@@ -411,9 +479,63 @@ class AdminService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/hansa.v1.AdminService/PublishAnalysis',
-            hansa_dot_v1_dot_admin__service__pb2.PublishAnalysisRequest.SerializeToString,
-            hansa_dot_v1_dot_admin__service__pb2.PublishAnalysisResponse.FromString,
+            '/hansa.v1.AdminService/ListProposals',
+            hansa_dot_v1_dot_admin__service__pb2.ListProposalsRequest.SerializeToString,
+            hansa_dot_v1_dot_admin__service__pb2.ListProposalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawProposal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hansa.v1.AdminService/WithdrawProposal',
+            hansa_dot_v1_dot_admin__service__pb2.WithdrawProposalRequest.SerializeToString,
+            hansa_dot_v1_dot_admin__service__pb2.WithdrawProposalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishTrust(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/hansa.v1.AdminService/PublishTrust',
+            hansa_dot_v1_dot_admin__service__pb2.PublishTrustRequest.SerializeToString,
+            hansa_dot_v1_dot_admin__service__pb2.PublishTrustResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -441,6 +563,114 @@ class AdminService:
             '/hansa.v1.AdminService/ListAudit',
             hansa_dot_v1_dot_admin__service__pb2.ListAuditRequest.SerializeToString,
             hansa_dot_v1_dot_admin__service__pb2.ListAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditLeaves(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hansa.v1.AdminService/ListAuditLeaves',
+            hansa_dot_v1_dot_admin__service__pb2.ListAuditLeavesRequest.SerializeToString,
+            hansa_dot_v1_dot_admin__service__pb2.ListAuditLeavesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hansa.v1.AdminService/GetCheckpoint',
+            hansa_dot_v1_dot_admin__service__pb2.GetCheckpointRequest.SerializeToString,
+            hansa_dot_v1_dot_admin__service__pb2.GetCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProveInclusion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hansa.v1.AdminService/ProveInclusion',
+            hansa_dot_v1_dot_admin__service__pb2.ProveInclusionRequest.SerializeToString,
+            hansa_dot_v1_dot_admin__service__pb2.ProveInclusionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProveConsistency(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hansa.v1.AdminService/ProveConsistency',
+            hansa_dot_v1_dot_admin__service__pb2.ProveConsistencyRequest.SerializeToString,
+            hansa_dot_v1_dot_admin__service__pb2.ProveConsistencyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,74 +27,99 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminServiceStub:
-    """The federation operator's service. Every caller must have the role operator."""
+    """The federation operator's service. Roles come from the directory of the
+    trust repository. Methods marked (two) are carried out when a second operator
+    has asked for the same with other request id; the first answer is
+    PENDING_SECOND with the proposal's id.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
-    AddPerson: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.AddPersonRequest, _admin_service_pb2.AddPersonResponse]
-    """Makes a person known by their public key. The same name and key again
-    return the first answer; another key for the name is refused.
-    """
     ListPersons: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListPersonsRequest, _admin_service_pb2.ListPersonsResponse]
+    """The people of the directory in force."""
     InviteNode: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.InviteNodeRequest, _admin_service_pb2.InviteNodeResponse]
-    """The token is returned once and stored as a digest only."""
+    """(two) The secret is returned to the second operator and stored as a digest only."""
     ConfirmNode: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ConfirmNodeRequest, _admin_service_pb2.ConfirmNodeResponse]
     """Activates a node whose key fingerprint the operator has compared."""
     SuspendNode: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.SuspendNodeRequest, _admin_service_pb2.SuspendNodeResponse]
     """Reversible: the node's calls are refused until it is resumed."""
     ResumeNode: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ResumeNodeRequest, _admin_service_pb2.ResumeNodeResponse]
+    """(two)"""
     RevokeNode: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeNodeRequest, _admin_service_pb2.RevokeNodeResponse]
-    """Final."""
-    PublishAnalysis: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.PublishAnalysisRequest, _admin_service_pb2.PublishAnalysisResponse]
-    """A name and version may be published once; other bytes are refused."""
+    """(two) Final."""
+    ListProposals: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListProposalsRequest, _admin_service_pb2.ListProposalsResponse]
+    """What waits for a second operator."""
+    WithdrawProposal: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.WithdrawProposalRequest, _admin_service_pb2.WithdrawProposalResponse]
+    """Takes back what waits for a second operator; any operator may."""
+    PublishTrust: _grpc.StreamUnaryMultiCallable[_admin_service_pb2.PublishTrustRequest, _admin_service_pb2.PublishTrustResponse]
+    """A new version of the trust repository, signed by its thresholds: the files
+    that are new. Verified whole, then put in force whole, or refused.
+    """
     ListAudit: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListAuditRequest, _admin_service_pb2.ListAuditResponse]
-    """What operators did, newest first."""
+    """What people did, newest first; for auditors too."""
+    ListAuditLeaves: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListAuditLeavesRequest, _admin_service_pb2.ListAuditLeavesResponse]
+    """The audit log as it is hashed, oldest first; for auditors too."""
+    GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetCheckpointRequest, _admin_service_pb2.GetCheckpointResponse]
+    """The newest signed checkpoint with its cosignatures; for auditors too."""
+    ProveInclusion: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ProveInclusionRequest, _admin_service_pb2.ProveInclusionResponse]
+    """Proofs (RFC 9162); for auditors too."""
+    ProveConsistency: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ProveConsistencyRequest, _admin_service_pb2.ProveConsistencyResponse]
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
-    """The federation operator's service. Every caller must have the role operator."""
+    """The federation operator's service. Roles come from the directory of the
+    trust repository. Methods marked (two) are carried out when a second operator
+    has asked for the same with other request id; the first answer is
+    PENDING_SECOND with the proposal's id.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    AddPerson: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.AddPersonRequest, _admin_service_pb2.AddPersonResponse]  # type: ignore[assignment]
-    """Makes a person known by their public key. The same name and key again
-    return the first answer; another key for the name is refused.
-    """
     ListPersons: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListPersonsRequest, _admin_service_pb2.ListPersonsResponse]  # type: ignore[assignment]
+    """The people of the directory in force."""
     InviteNode: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.InviteNodeRequest, _admin_service_pb2.InviteNodeResponse]  # type: ignore[assignment]
-    """The token is returned once and stored as a digest only."""
+    """(two) The secret is returned to the second operator and stored as a digest only."""
     ConfirmNode: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ConfirmNodeRequest, _admin_service_pb2.ConfirmNodeResponse]  # type: ignore[assignment]
     """Activates a node whose key fingerprint the operator has compared."""
     SuspendNode: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.SuspendNodeRequest, _admin_service_pb2.SuspendNodeResponse]  # type: ignore[assignment]
     """Reversible: the node's calls are refused until it is resumed."""
     ResumeNode: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ResumeNodeRequest, _admin_service_pb2.ResumeNodeResponse]  # type: ignore[assignment]
+    """(two)"""
     RevokeNode: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeNodeRequest, _admin_service_pb2.RevokeNodeResponse]  # type: ignore[assignment]
-    """Final."""
-    PublishAnalysis: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.PublishAnalysisRequest, _admin_service_pb2.PublishAnalysisResponse]  # type: ignore[assignment]
-    """A name and version may be published once; other bytes are refused."""
+    """(two) Final."""
+    ListProposals: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListProposalsRequest, _admin_service_pb2.ListProposalsResponse]  # type: ignore[assignment]
+    """What waits for a second operator."""
+    WithdrawProposal: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.WithdrawProposalRequest, _admin_service_pb2.WithdrawProposalResponse]  # type: ignore[assignment]
+    """Takes back what waits for a second operator; any operator may."""
+    PublishTrust: _aio.StreamUnaryMultiCallable[_admin_service_pb2.PublishTrustRequest, _admin_service_pb2.PublishTrustResponse]  # type: ignore[assignment]
+    """A new version of the trust repository, signed by its thresholds: the files
+    that are new. Verified whole, then put in force whole, or refused.
+    """
     ListAudit: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListAuditRequest, _admin_service_pb2.ListAuditResponse]  # type: ignore[assignment]
-    """What operators did, newest first."""
+    """What people did, newest first; for auditors too."""
+    ListAuditLeaves: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListAuditLeavesRequest, _admin_service_pb2.ListAuditLeavesResponse]  # type: ignore[assignment]
+    """The audit log as it is hashed, oldest first; for auditors too."""
+    GetCheckpoint: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetCheckpointRequest, _admin_service_pb2.GetCheckpointResponse]  # type: ignore[assignment]
+    """The newest signed checkpoint with its cosignatures; for auditors too."""
+    ProveInclusion: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ProveInclusionRequest, _admin_service_pb2.ProveInclusionResponse]  # type: ignore[assignment]
+    """Proofs (RFC 9162); for auditors too."""
+    ProveConsistency: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ProveConsistencyRequest, _admin_service_pb2.ProveConsistencyResponse]  # type: ignore[assignment]
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The federation operator's service. Every caller must have the role operator."""
-
-    @_abc_1.abstractmethod
-    def AddPerson(
-        self,
-        request: _admin_service_pb2.AddPersonRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_admin_service_pb2.AddPersonResponse, _abc.Awaitable[_admin_service_pb2.AddPersonResponse]]:
-        """Makes a person known by their public key. The same name and key again
-        return the first answer; another key for the name is refused.
-        """
+    """The federation operator's service. Roles come from the directory of the
+    trust repository. Methods marked (two) are carried out when a second operator
+    has asked for the same with other request id; the first answer is
+    PENDING_SECOND with the proposal's id.
+    """
 
     @_abc_1.abstractmethod
     def ListPersons(
         self,
         request: _admin_service_pb2.ListPersonsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_admin_service_pb2.ListPersonsResponse, _abc.Awaitable[_admin_service_pb2.ListPersonsResponse]]: ...
+    ) -> _typing.Union[_admin_service_pb2.ListPersonsResponse, _abc.Awaitable[_admin_service_pb2.ListPersonsResponse]]:
+        """The people of the directory in force."""
 
     @_abc_1.abstractmethod
     def InviteNode(
@@ -102,7 +127,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.InviteNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.InviteNodeResponse, _abc.Awaitable[_admin_service_pb2.InviteNodeResponse]]:
-        """The token is returned once and stored as a digest only."""
+        """(two) The secret is returned to the second operator and stored as a digest only."""
 
     @_abc_1.abstractmethod
     def ConfirmNode(
@@ -125,7 +150,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _admin_service_pb2.ResumeNodeRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_admin_service_pb2.ResumeNodeResponse, _abc.Awaitable[_admin_service_pb2.ResumeNodeResponse]]: ...
+    ) -> _typing.Union[_admin_service_pb2.ResumeNodeResponse, _abc.Awaitable[_admin_service_pb2.ResumeNodeResponse]]:
+        """(two)"""
 
     @_abc_1.abstractmethod
     def RevokeNode(
@@ -133,15 +159,33 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.RevokeNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.RevokeNodeResponse, _abc.Awaitable[_admin_service_pb2.RevokeNodeResponse]]:
-        """Final."""
+        """(two) Final."""
 
     @_abc_1.abstractmethod
-    def PublishAnalysis(
+    def ListProposals(
         self,
-        request: _admin_service_pb2.PublishAnalysisRequest,
+        request: _admin_service_pb2.ListProposalsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_admin_service_pb2.PublishAnalysisResponse, _abc.Awaitable[_admin_service_pb2.PublishAnalysisResponse]]:
-        """A name and version may be published once; other bytes are refused."""
+    ) -> _typing.Union[_admin_service_pb2.ListProposalsResponse, _abc.Awaitable[_admin_service_pb2.ListProposalsResponse]]:
+        """What waits for a second operator."""
+
+    @_abc_1.abstractmethod
+    def WithdrawProposal(
+        self,
+        request: _admin_service_pb2.WithdrawProposalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.WithdrawProposalResponse, _abc.Awaitable[_admin_service_pb2.WithdrawProposalResponse]]:
+        """Takes back what waits for a second operator; any operator may."""
+
+    @_abc_1.abstractmethod
+    def PublishTrust(
+        self,
+        request_iterator: _MaybeAsyncIterator[_admin_service_pb2.PublishTrustRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.PublishTrustResponse, _abc.Awaitable[_admin_service_pb2.PublishTrustResponse]]:
+        """A new version of the trust repository, signed by its thresholds: the files
+        that are new. Verified whole, then put in force whole, or refused.
+        """
 
     @_abc_1.abstractmethod
     def ListAudit(
@@ -149,6 +193,37 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.ListAuditRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.ListAuditResponse, _abc.Awaitable[_admin_service_pb2.ListAuditResponse]]:
-        """What operators did, newest first."""
+        """What people did, newest first; for auditors too."""
+
+    @_abc_1.abstractmethod
+    def ListAuditLeaves(
+        self,
+        request: _admin_service_pb2.ListAuditLeavesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListAuditLeavesResponse, _abc.Awaitable[_admin_service_pb2.ListAuditLeavesResponse]]:
+        """The audit log as it is hashed, oldest first; for auditors too."""
+
+    @_abc_1.abstractmethod
+    def GetCheckpoint(
+        self,
+        request: _admin_service_pb2.GetCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.GetCheckpointResponse, _abc.Awaitable[_admin_service_pb2.GetCheckpointResponse]]:
+        """The newest signed checkpoint with its cosignatures; for auditors too."""
+
+    @_abc_1.abstractmethod
+    def ProveInclusion(
+        self,
+        request: _admin_service_pb2.ProveInclusionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ProveInclusionResponse, _abc.Awaitable[_admin_service_pb2.ProveInclusionResponse]]:
+        """Proofs (RFC 9162); for auditors too."""
+
+    @_abc_1.abstractmethod
+    def ProveConsistency(
+        self,
+        request: _admin_service_pb2.ProveConsistencyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ProveConsistencyResponse, _abc.Awaitable[_admin_service_pb2.ProveConsistencyResponse]]: ...
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

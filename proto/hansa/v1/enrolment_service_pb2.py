@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n hansa/v1/enrolment_service.proto\x12\x08hansa.v1\"5\n\x0c\x45nrolRequest\x12\x14\n\x0ctoken_secret\x18\x01 \x01(\t\x12\x0f\n\x07\x63sr_pem\x18\x02 \x01(\t\"\x91\x01\n\rEnrolResponse\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x03 \x01(\t\x12\x15\n\rserver_ca_pem\x18\x04 \x01(\t\x12\x15\n\rnode_endpoint\x18\x05 \x01(\t\x12\x17\n\x0fkey_fingerprint\x18\x06 \x01(\t2L\n\x10\x45nrolmentService\x12\x38\n\x05\x45nrol\x12\x16.hansa.v1.EnrolRequest\x1a\x17.hansa.v1.EnrolResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n hansa/v1/enrolment_service.proto\x12\x08hansa.v1\"P\n\x0c\x45nrolRequest\x12\x14\n\x0ctoken_secret\x18\x01 \x01(\t\x12\x0f\n\x07\x63sr_pem\x18\x02 \x01(\t\x12\x19\n\x11trust_root_digest\x18\x03 \x01(\x0c\"\xa5\x01\n\rEnrolResponse\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x03 \x01(\t\x12\x15\n\rserver_ca_pem\x18\x04 \x01(\t\x12\x15\n\rnode_endpoint\x18\x05 \x01(\t\x12\x17\n\x0fkey_fingerprint\x18\x06 \x01(\t\x12\x12\n\ntrust_root\x18\x07 \x01(\x0c\x32L\n\x10\x45nrolmentService\x12\x38\n\x05\x45nrol\x12\x16.hansa.v1.EnrolRequest\x1a\x17.hansa.v1.EnrolResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,9 +32,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hansa.v1.enrolment_service_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENROLREQUEST']._serialized_start=46
-  _globals['_ENROLREQUEST']._serialized_end=99
-  _globals['_ENROLRESPONSE']._serialized_start=102
-  _globals['_ENROLRESPONSE']._serialized_end=247
-  _globals['_ENROLMENTSERVICE']._serialized_start=249
-  _globals['_ENROLMENTSERVICE']._serialized_end=325
+  _globals['_ENROLREQUEST']._serialized_end=126
+  _globals['_ENROLRESPONSE']._serialized_start=129
+  _globals['_ENROLRESPONSE']._serialized_end=294
+  _globals['_ENROLMENTSERVICE']._serialized_start=296
+  _globals['_ENROLMENTSERVICE']._serialized_end=372
 # @@protoc_insertion_point(module_scope)

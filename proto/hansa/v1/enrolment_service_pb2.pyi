@@ -22,18 +22,22 @@ class EnrolRequest(_message.Message):
 
     TOKEN_SECRET_FIELD_NUMBER: _builtins.int
     CSR_PEM_FIELD_NUMBER: _builtins.int
+    TRUST_ROOT_DIGEST_FIELD_NUMBER: _builtins.int
     token_secret: _builtins.str
     csr_pem: _builtins.str
     """PKCS#10, PEM. Only the public key is read; names in it are ignored."""
+    trust_root_digest: _builtins.bytes
+    """SHA-256 of the root metadata that the invitation names; 32 bytes."""
     def __init__(
         self,
         *,
         token_secret: _builtins.str = ...,
         csr_pem: _builtins.str = ...,
+        trust_root_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr_pem", b"csr_pem", "token_secret", b"token_secret"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr_pem", b"csr_pem", "token_secret", b"token_secret", "trust_root_digest", b"trust_root_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -49,6 +53,7 @@ class EnrolResponse(_message.Message):
     SERVER_CA_PEM_FIELD_NUMBER: _builtins.int
     NODE_ENDPOINT_FIELD_NUMBER: _builtins.int
     KEY_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    TRUST_ROOT_FIELD_NUMBER: _builtins.int
     federation: _builtins.str
     node: _builtins.str
     certificate_pem: _builtins.str
@@ -61,6 +66,8 @@ class EnrolResponse(_message.Message):
     """host:port of NodeService."""
     key_fingerprint: _builtins.str
     """SHA-256 of the node's public key, "sha256:<hex>"."""
+    trust_root: _builtins.bytes
+    """The root metadata of the trust repository whose digest was asked for."""
     def __init__(
         self,
         *,
@@ -70,10 +77,11 @@ class EnrolResponse(_message.Message):
         server_ca_pem: _builtins.str = ...,
         node_endpoint: _builtins.str = ...,
         key_fingerprint: _builtins.str = ...,
+        trust_root: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_pem", b"certificate_pem", "federation", b"federation", "key_fingerprint", b"key_fingerprint", "node", b"node", "node_endpoint", b"node_endpoint", "server_ca_pem", b"server_ca_pem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_pem", b"certificate_pem", "federation", b"federation", "key_fingerprint", b"key_fingerprint", "node", b"node", "node_endpoint", b"node_endpoint", "server_ca_pem", b"server_ca_pem", "trust_root", b"trust_root"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,6 +65,11 @@ class JobServiceStub:
                 request_serializer=hansa_dot_v1_dot_job__service__pb2.GetResultRequest.SerializeToString,
                 response_deserializer=hansa_dot_v1_dot_job__service__pb2.GetResultResponse.FromString,
                 _registered_method=True)
+        self.GetEvidence = channel.unary_stream(
+                '/hansa.v1.JobService/GetEvidence',
+                request_serializer=hansa_dot_v1_dot_job__service__pb2.GetEvidenceRequest.SerializeToString,
+                response_deserializer=hansa_dot_v1_dot_job__service__pb2.GetEvidenceResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -114,6 +119,14 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetEvidence(self, request, context):
+        """Everything that `hansa job verify` needs, as files. The caller must have
+        submitted the job, or be an auditor (who gets no summaries); it must have ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -146,6 +159,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.GetResult,
                     request_deserializer=hansa_dot_v1_dot_job__service__pb2.GetResultRequest.FromString,
                     response_serializer=hansa_dot_v1_dot_job__service__pb2.GetResultResponse.SerializeToString,
+            ),
+            'GetEvidence': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetEvidence,
+                    request_deserializer=hansa_dot_v1_dot_job__service__pb2.GetEvidenceRequest.FromString,
+                    response_serializer=hansa_dot_v1_dot_job__service__pb2.GetEvidenceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -311,6 +329,33 @@ class JobService:
             '/hansa.v1.JobService/GetResult',
             hansa_dot_v1_dot_job__service__pb2.GetResultRequest.SerializeToString,
             hansa_dot_v1_dot_job__service__pb2.GetResultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEvidence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hansa.v1.JobService/GetEvidence',
+            hansa_dot_v1_dot_job__service__pb2.GetEvidenceRequest.SerializeToString,
+            hansa_dot_v1_dot_job__service__pb2.GetEvidenceResponse.FromString,
             options,
             channel_credentials,
             insecure,

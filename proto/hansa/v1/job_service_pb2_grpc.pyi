@@ -47,6 +47,10 @@ class JobServiceStub:
     """The caller must have submitted the job. Cancelling an ended job is refused."""
     GetResult: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetResultRequest, _job_service_pb2.GetResultResponse]
     """The caller must have submitted the job; it must have ended."""
+    GetEvidence: _grpc.UnaryStreamMultiCallable[_job_service_pb2.GetEvidenceRequest, _job_service_pb2.GetEvidenceResponse]
+    """Everything that `hansa job verify` needs, as files. The caller must have
+    submitted the job, or be an auditor (who gets no summaries); it must have ended.
+    """
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -67,6 +71,10 @@ class JobServiceAsyncStub(JobServiceStub):
     """The caller must have submitted the job. Cancelling an ended job is refused."""
     GetResult: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetResultRequest, _job_service_pb2.GetResultResponse]  # type: ignore[assignment]
     """The caller must have submitted the job; it must have ended."""
+    GetEvidence: _aio.UnaryStreamMultiCallable[_job_service_pb2.GetEvidenceRequest, _job_service_pb2.GetEvidenceResponse]  # type: ignore[assignment]
+    """Everything that `hansa job verify` needs, as files. The caller must have
+    submitted the job, or be an auditor (who gets no summaries); it must have ended.
+    """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     """Jobs, for researchers. Every call carries the caller's token."""
@@ -120,5 +128,15 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.GetResultResponse, _abc.Awaitable[_job_service_pb2.GetResultResponse]]:
         """The caller must have submitted the job; it must have ended."""
+
+    @_abc_1.abstractmethod
+    def GetEvidence(
+        self,
+        request: _job_service_pb2.GetEvidenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_job_service_pb2.GetEvidenceResponse], _abc.AsyncIterator[_job_service_pb2.GetEvidenceResponse]]:
+        """Everything that `hansa job verify` needs, as files. The caller must have
+        submitted the job, or be an auditor (who gets no summaries); it must have ended.
+        """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

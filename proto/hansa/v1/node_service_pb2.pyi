@@ -379,7 +379,7 @@ class SummaryReleased(_message.Message):
     summary_size: _builtins.int
     @_builtins.property
     def statement(self) -> _types_pb2.Envelope:
-        """The signed release statement (empty until statements are signed)."""
+        """The signed release statement (in-toto in DSSE); its subject is the digest above."""
 
     def __init__(
         self,
@@ -505,6 +505,7 @@ class Offer(_message.Message):
     ROUND_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
+    ADDENDA_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     job_id: _builtins.str
     round: _builtins.int
@@ -512,6 +513,12 @@ class Offer(_message.Message):
     @_builtins.property
     def job(self) -> _types_pb2.Envelope:
         """The job as its researcher signed it."""
+
+    @_builtins.property
+    def addenda(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Envelope]:
+        """Passports sent after the job was signed, each in an envelope of the
+        researcher's that names the job and the node.
+        """
 
     def __init__(
         self,
@@ -521,10 +528,11 @@ class Offer(_message.Message):
         round: _builtins.int = ...,
         attempt: _builtins.int = ...,
         job: _types_pb2.Envelope | None = ...,
+        addenda: _abc.Iterable[_types_pb2.Envelope] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "job", b"job", "job_id", b"job_id", "round", b"round", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addenda", b"addenda", "attempt", b"attempt", "job", b"job", "job_id", b"job_id", "round", b"round", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -648,13 +656,30 @@ class Heartbeat(_message.Message):
     FREE_SLOTS_FIELD_NUMBER: _builtins.int
     ACTIVE_RUNS_FIELD_NUMBER: _builtins.int
     POLICY_DIGEST_FIELD_NUMBER: _builtins.int
+    LOG_CHECKPOINT_FIELD_NUMBER: _builtins.int
+    LOG_CONSISTENCY_FROM_FIELD_NUMBER: _builtins.int
+    LOG_CONSISTENCY_FIELD_NUMBER: _builtins.int
+    WITNESSED_SIZE_FIELD_NUMBER: _builtins.int
+    COSIGNATURE_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     monotonic_ms: _builtins.int
     free_slots: _builtins.int
     active_runs: _builtins.int
     policy_digest: _builtins.bytes
+    log_checkpoint: _builtins.bytes
+    """Where the node's audit log stands, as a signed note (C2SP tlog-checkpoint),
+    with the proof that it continues the size the coordinator has witnessed.
+    Empty where nothing is new.
+    """
+    log_consistency_from: _builtins.int
+    witnessed_size: _builtins.int
+    """The size of the coordinator's log that this node has verified last."""
+    cosignature: _builtins.bytes
+    """This node's cosignature line on the coordinator's last checkpoint."""
     @_builtins.property
     def wall(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def log_consistency(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
         self,
         *,
@@ -664,10 +689,15 @@ class Heartbeat(_message.Message):
         free_slots: _builtins.int = ...,
         active_runs: _builtins.int = ...,
         policy_digest: _builtins.bytes = ...,
+        log_checkpoint: _builtins.bytes = ...,
+        log_consistency_from: _builtins.int = ...,
+        log_consistency: _abc.Iterable[_builtins.bytes] | None = ...,
+        witnessed_size: _builtins.int = ...,
+        cosignature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["wall", b"wall"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_runs", b"active_runs", "epoch", b"epoch", "free_slots", b"free_slots", "monotonic_ms", b"monotonic_ms", "policy_digest", b"policy_digest", "wall", b"wall"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_runs", b"active_runs", "cosignature", b"cosignature", "epoch", b"epoch", "free_slots", b"free_slots", "log_checkpoint", b"log_checkpoint", "log_consistency", b"log_consistency", "log_consistency_from", b"log_consistency_from", "monotonic_ms", b"monotonic_ms", "policy_digest", b"policy_digest", "wall", b"wall", "witnessed_size", b"witnessed_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -679,18 +709,39 @@ class HeartbeatReply(_message.Message):
 
     ECHO_MONOTONIC_MS_FIELD_NUMBER: _builtins.int
     WALL_FIELD_NUMBER: _builtins.int
+    LOG_CHECKPOINT_FIELD_NUMBER: _builtins.int
+    LOG_CONSISTENCY_FROM_FIELD_NUMBER: _builtins.int
+    LOG_CONSISTENCY_FIELD_NUMBER: _builtins.int
+    WITNESSED_SIZE_FIELD_NUMBER: _builtins.int
+    COSIGNATURE_FIELD_NUMBER: _builtins.int
     echo_monotonic_ms: _builtins.int
+    log_checkpoint: _builtins.bytes
+    """The same the other way: the coordinator's checkpoint, and the proof from
+    the size that the node said it had verified.
+    """
+    log_consistency_from: _builtins.int
+    witnessed_size: _builtins.int
+    """The size of the node's log that the coordinator has verified last."""
+    cosignature: _builtins.bytes
+    """The coordinator's cosignature line on the node's last checkpoint."""
     @_builtins.property
     def wall(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def log_consistency(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
         self,
         *,
         echo_monotonic_ms: _builtins.int = ...,
         wall: _timestamp_pb2.Timestamp | None = ...,
+        log_checkpoint: _builtins.bytes = ...,
+        log_consistency_from: _builtins.int = ...,
+        log_consistency: _abc.Iterable[_builtins.bytes] | None = ...,
+        witnessed_size: _builtins.int = ...,
+        cosignature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["wall", b"wall"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["echo_monotonic_ms", b"echo_monotonic_ms", "wall", b"wall"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cosignature", b"cosignature", "echo_monotonic_ms", b"echo_monotonic_ms", "log_checkpoint", b"log_checkpoint", "log_consistency", b"log_consistency", "log_consistency_from", b"log_consistency_from", "wall", b"wall", "witnessed_size", b"witnessed_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

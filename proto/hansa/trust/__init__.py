@@ -1,0 +1,1 @@
+"""The trust repository: a TUF repository that every party verifies for itself."""
