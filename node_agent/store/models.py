@@ -113,7 +113,8 @@ class SummaryRow(Base):
     decision_reason: Mapped[str] = mapped_column(String(1000))
     decided_at: Mapped[datetime | None]
     uploaded_at: Mapped[datetime | None]
-    release_class: Mapped[str] = mapped_column(String(8))
+    # A summary that waited when the column came goes on waiting for one person at least.
+    release_class: Mapped[str] = mapped_column(String(8), server_default="manual")
     outgoing: Mapped[bytes | None] = mapped_column(LargeBinary)
     statement: Mapped[bytes | None] = mapped_column(LargeBinary)
 

@@ -256,7 +256,8 @@ async def test_a_damaged_summary_is_never_sent_and_holds_up_no_other(bench: Benc
     damaged, sound = await released(bench), await released(bench)
 
     def damage(session: Session) -> None:
-        session.get_one(SummaryRow, damaged.run_id).summary += b" "
+        row = session.get_one(SummaryRow, damaged.run_id)
+        row.outgoing = (row.outgoing or b"") + b" "
 
     await bench.database.run(damage)
     sent: list[str] = []

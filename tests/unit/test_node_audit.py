@@ -107,7 +107,7 @@ async def test_a_run_from_offer_to_release_is_recorded_with_what_left(bench: Ben
     assert released["action"] == "summary_released"
     assert released["facts"]["digest"] == f"sha256:{row.digest.hex()}"
     assert released["facts"]["decider"] == "rules"
-    assert released["subjects"] == {"by": "disclosure-rules", "reason": "release mode auto"}
+    assert released["subjects"] == {"by": "disclosure-rules", "reason": "release class auto"}
 
 
 @pytest.mark.parametrize(("choice", "action"), [(RELEASE, "summary_released"), (WITHHOLD, "summary_withheld")])
