@@ -55,11 +55,31 @@ class CommandAck:
 
 
 @dataclass(frozen=True, slots=True)
+class LogNews:
+    """What one side says of the audit logs, its own and the other's; empty where nothing is new.
+
+    Attributes:
+        checkpoint: its own log's, as a signed note.
+        proven_from: the size at which ``proof`` begins.
+        proof: that its own log only grew since.
+        witnessed_size: up to where it has verified the other's log.
+        cosignature: its line on the other's checkpoint of that size.
+    """
+
+    checkpoint: bytes = b""
+    proven_from: int = 0
+    proof: tuple[bytes, ...] = ()
+    witnessed_size: int = 0
+    cosignature: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """The node is alive."""
 
     epoch: int
     monotonic_ms: int
+    log: LogNews = LogNews()
 
 
 NodeFrame = Hello | HeadProof | Event | CommandAck | Heartbeat
@@ -87,6 +107,18 @@ class SummaryReleased:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseLogged:
+    """The release's entry stands in the node's log, by a checkpoint that we have cosigned."""
+
+    run_id: str
+    attempt: int
+    checkpoint: bytes
+    index: int
+    entry: bytes
+    inclusion: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Offered:
     """One dataset of an inventory. ``node`` is empty or the reporting node."""
 
@@ -103,7 +135,7 @@ class InventoryReported:
     datasets: tuple[Offered, ...]
 
 
-Effect = RunReported | SummaryReleased | InventoryReported
+Effect = RunReported | SummaryReleased | ReleaseLogged | InventoryReported
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +174,7 @@ class HeartbeatReply:
 
     monotonic_ms: int
     wall: datetime
+    log: LogNews = LogNews()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from coordinator.domain.evaluation import may_end_a_job
-from coordinator.domain.frames import Effect, Event, InventoryReported, RunReported, SummaryReleased
+from coordinator.domain.frames import Effect, Event, InventoryReported, ReleaseLogged, RunReported, SummaryReleased
 from coordinator.domain.membership import check_admitted
 from coordinator.domain.records import RunRecord
 from coordinator.domain.reports import check_inventory, run_change
@@ -20,8 +20,12 @@ from coordinator.store.catalogue import Dataset, DatasetRepository
 from coordinator.store.jobs import JobRepository
 from coordinator.store.outboxes import CommandRepository, EventRepository
 from coordinator.store.sessions import NodeStanding, SessionRepository
+from coordinator.store.witnesses import ReleaseProof, ReleaseProofRepository
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import NodeId
+from hansa.contract.log_evidence import MOST_ENTRY_BYTES
+from hansa.contract.merkle import leaf_hash, verify_inclusion
+from hansa.contract.notes import check_proof, parse_note
 from hansa.contract.outbox import Head, Verdict, judge
 
 _log = structlog.get_logger(__name__)
@@ -138,6 +142,8 @@ def _take(session: Session, effect: Effect, progress: _Progress) -> None:
             _follow(effect, progress)
         case SummaryReleased():
             _announce(session, effect, progress)
+        case ReleaseLogged():
+            _keep_proof(session, effect, progress)
 
 
 def _follow(report: RunReported, progress: _Progress) -> None:
@@ -160,6 +166,19 @@ def _announce(session: Session, released: SummaryReleased, progress: _Progress) 
     if released.attempt == run.attempt and not JobRepository(session).announce_summary(run.run_id, released.digest):
         # A node releases one summary per run; the first announcement stands.
         _log.error("summary_announced_twice", run_id=run.run_id, node=run.node)
+
+
+def _keep_proof(session: Session, logged: ReleaseLogged, progress: _Progress) -> None:
+    """Keep a node's proof for the researcher, who verifies all of it; here, that it is one."""
+    _, run = _run_of(logged.run_id, progress)
+    check_proof(logged.inclusion)
+    at = parse_note(logged.checkpoint).checkpoint
+    whole = len(logged.entry) <= MOST_ENTRY_BYTES and logged.entry.isascii()
+    if not whole or not verify_inclusion(leaf_hash(logged.entry), logged.index, at.size, logged.inclusion, at.root):
+        raise HansaError(Reason.PROTOCOL_VIOLATION, "The proof of the release's entry is none.")
+    if logged.attempt == run.attempt:
+        proof = ReleaseProof(run.run_id, logged.checkpoint, logged.index, logged.entry, logged.inclusion)
+        ReleaseProofRepository(session).add(proof)
 
 
 def _run_of(run_id: str, progress: _Progress) -> tuple[str, RunRecord]:
