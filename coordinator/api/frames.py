@@ -15,6 +15,7 @@ from hansa.contract.errors import HansaError, Reason
 from hansa.contract.limits import HEARTBEAT
 from hansa.contract.outbox import Head
 from hansa.contract.states import RunState
+from hansa.contract.witnessing import LogNews
 from hansa.v1 import node_service_pb2 as wire
 from hansa.v1 import types_pb2
 
@@ -54,8 +55,8 @@ def node_frame(message: wire.NodeFrame) -> plain.NodeFrame:
             raise _violation("frame")
 
 
-def _log_news(message: wire.Heartbeat) -> plain.LogNews:
-    return plain.LogNews(
+def _log_news(message: wire.Heartbeat) -> LogNews:
+    return LogNews(
         checkpoint=message.log_checkpoint,
         proven_from=message.log_consistency_from,
         proof=tuple(message.log_consistency),

@@ -12,6 +12,7 @@ from datetime import datetime
 from hansa.contract.envelope import Signed
 from hansa.contract.outbox import Head
 from hansa.contract.states import RunState
+from hansa.contract.witnessing import NO_NEWS, LogNews
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,31 +56,12 @@ class CommandAck:
 
 
 @dataclass(frozen=True, slots=True)
-class LogNews:
-    """What one side says of the audit logs, its own and the other's; empty where nothing is new.
-
-    Attributes:
-        checkpoint: its own log's, as a signed note.
-        proven_from: the size at which ``proof`` begins.
-        proof: that its own log only grew since.
-        witnessed_size: up to where it has verified the other's log.
-        cosignature: its line on the other's checkpoint of that size.
-    """
-
-    checkpoint: bytes = b""
-    proven_from: int = 0
-    proof: tuple[bytes, ...] = ()
-    witnessed_size: int = 0
-    cosignature: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """The node is alive."""
 
     epoch: int
     monotonic_ms: int
-    log: LogNews = LogNews()
+    log: LogNews = NO_NEWS
 
 
 NodeFrame = Hello | HeadProof | Event | CommandAck | Heartbeat
@@ -174,7 +156,7 @@ class HeartbeatReply:
 
     monotonic_ms: int
     wall: datetime
-    log: LogNews = LogNews()
+    log: LogNews = NO_NEWS
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,6 @@ from coordinator.domain.frames import (
     Heartbeat,
     HeartbeatReply,
     Hello,
-    LogNews,
     NodeFrame,
     Welcome,
 )
@@ -39,6 +38,7 @@ from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import NodeId
 from hansa.contract.limits import COMMAND_WINDOW, EVENT_WINDOW, SESSION_SILENCE
 from hansa.contract.notes import parse_note
+from hansa.contract.witnessing import NO_NEWS, LogNews
 from hansa.runtime.supervisor import until_first_ends
 
 _log = structlog.get_logger(__name__)
@@ -295,7 +295,7 @@ class NodeSession:
     async def _exchange(self, news: LogNews) -> LogNews:
         keeper, turn = self._sessions.keeper, self._desk.turn()
         if keeper is None:
-            return LogNews()
+            return NO_NEWS
         heard = Heard(self.node, self.epoch, news, self._told)
         found = await self._desk.commit(lambda session: (exchange(session, keeper, heard, turn), Changed()))
         if found.quarantined:

@@ -7,7 +7,7 @@ it is answered, so that a checkpoint that we cosigned is never forgotten.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -15,7 +15,6 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from sqlalchemy.orm import Session
 
-from coordinator.domain.frames import LogNews
 from coordinator.services.desk import Turn
 from coordinator.services.nodes import quarantine_node
 from coordinator.services.reports import standing_under
@@ -38,7 +37,7 @@ from hansa.contract.notes import (
     sign_checkpoint,
 )
 from hansa.contract.raw_keys import signing_key
-from hansa.contract.witnessing import Growth, Seen, growth, needed_of
+from hansa.contract.witnessing import NO_NEWS, Growth, LogNews, Seen, growth, needed_of
 
 _log = structlog.get_logger(__name__)
 
@@ -88,7 +87,7 @@ class Heard:
 class Exchanged:
     """What to answer, or the reason of a quarantine, which is committed."""
 
-    answer: LogNews = field(default_factory=LogNews)
+    answer: LogNews = NO_NEWS
     quarantined: str = ""
 
 
@@ -198,7 +197,7 @@ def _tidings(session: Session, keeper: LogKeeper, heard: Heard, now: datetime) -
     own = current_checkpoint(session, keeper, now)
     known = heard.news.witnessed_size
     if own is None or own.size == heard.told == known:
-        return LogNews()
+        return NO_NEWS
     if known > own.size:
         # Our store was restored from a backup, or cut. The node will say so to its operator.
         _log.error("own_log_behind_a_witness", node=heard.node, size=own.size, witnessed_size=known)
