@@ -180,3 +180,35 @@ class AuditSubjectRow(Base):
     name: Mapped[str] = mapped_column(String(16), primary_key=True)
     salt: Mapped[bytes] = mapped_column(LargeBinary)
     text: Mapped[str] = mapped_column(Text)
+
+
+class WitnessRow(Base):
+    """One row: what was seen of the coordinator's log, and what the coordinator has seen of ours.
+
+    ``note`` is the coordinator's last checkpoint that continued all before,
+    and ``cosignature`` our line on it. ``conflict`` is one that did not; it
+    stays, and no offer is accepted, until the operator takes that log over.
+    ``own_note`` is our newest checkpoint with the coordinator's cosignature.
+    """
+
+    __tablename__ = "witness"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    size: Mapped[int]
+    root: Mapped[bytes] = mapped_column(LargeBinary)
+    note: Mapped[bytes] = mapped_column(LargeBinary)
+    cosignature: Mapped[bytes] = mapped_column(LargeBinary)
+    conflict: Mapped[bytes] = mapped_column(LargeBinary)
+    conflict_at: Mapped[datetime | None]
+    own_note: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class LoggedReleaseRow(Base):
+    """The entry of a release, until its proof is in an event for the coordinator (``told``)."""
+
+    __tablename__ = "logged_releases"
+
+    index: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    run_id: Mapped[str] = mapped_column(String(32))
+    attempt: Mapped[int]
+    told: Mapped[bool]
