@@ -148,7 +148,10 @@ def _people(base: Foundation, sessions: Sessions, rates: RateLimiter) -> Listene
             partial(add_JobServiceServicer_to_server, JobServicer(sessions.desk)),
             partial(add_CatalogueServiceServicer_to_server, CatalogueServicer(calls, base.clock)),
             partial(add_TrustServiceServicer_to_server, TrustServicer(calls)),
-            partial(add_AdminServiceServicer_to_server, AdminServicer(sessions.desk, inviting, duty, sessions.cut)),
+            partial(
+                add_AdminServiceServicer_to_server,
+                AdminServicer(sessions.desk, inviting, duty, base.keeper, sessions.cut),
+            ),
         ],
     )
 
