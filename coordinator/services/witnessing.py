@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from coordinator.services.desk import Turn
 from coordinator.services.nodes import quarantine_node
 from coordinator.services.reports import standing_under
+from coordinator.services.trust import directory_in_force
 from coordinator.store.audit import AuditRepository
 from coordinator.store.witnesses import CheckpointRepository, NodeLog, NodeLogRepository, OwnCheckpoint
 from hansa.contract.directory import Directory
@@ -47,30 +48,25 @@ CHECKPOINT_SETTLES: Final = timedelta(seconds=10)
 
 @dataclass(frozen=True, slots=True)
 class LogKeeper:
-    """What the coordinator's log is signed with, and whose cosignatures count.
-
-    ``directory`` returns the directory in force; None before there is one.
-    """
+    """What the coordinator's log is signed with, and whose cosignatures count: those of the directory in force."""
 
     federation: str
     key: Ed25519PrivateKey
-    directory: Callable[[], Directory | None]
+    directory: Callable[[Session], Directory] = directory_in_force
 
     @property
     def origin(self) -> str:
         """The name of the coordinator's log, and of its key."""
         return coordinator_origin(self.federation)
 
-    def node_key(self, node: str) -> Ed25519PublicKey | None:
-        """Return what the node signs its checkpoints with."""
-        directory = self.directory()
-        known = None if directory is None else directory.node(node)
+    def node_key(self, session: Session, node: str) -> Ed25519PublicKey | None:
+        """Return what the node signs its checkpoints with; None if it is not in the directory."""
+        known = self.directory(session).node(node)
         return None if known is None else signing_key(known.signing_key)
 
-    def witnesses(self) -> frozenset[str]:
+    def witnesses(self, session: Session) -> frozenset[str]:
         """Return the nodes whose cosignatures count."""
-        directory = self.directory()
-        return frozenset(() if directory is None else directory.witnesses)
+        return frozenset(self.directory(session).witnesses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +111,7 @@ def _keep_cosignature(session: Session, keeper: LogKeeper, heard: Heard) -> None
         return
     line = parse_line(heard.news.cosignature)
     checkpoints = CheckpointRepository(session)
-    note, key = checkpoints.at(heard.news.witnessed_size), keeper.node_key(heard.node)
+    note, key = checkpoints.at(heard.news.witnessed_size), keeper.node_key(session, heard.node)
     name = node_origin(keeper.federation, heard.node)
     if note is None or key is None or cosigned_at(note.checkpoint, line, name=name, key=key) is None:
         # The key of a node that is not in the directory (yet), or a checkpoint that we let go.
@@ -128,7 +124,7 @@ def _witness(session: Session, keeper: LogKeeper, heard: Heard, now: datetime) -
     """Return what is known of the node's log now, and whether the node told something of it."""
     logs = NodeLogRepository(session)
     log = _after_resumption(session, logs, heard.node, now)
-    note = _verified(keeper, heard)
+    note = _verified(session, keeper, heard)
     if note is None:
         return log, False
     match growth(log.seen, note.checkpoint, proven_from=heard.news.proven_from, proof=heard.news.proof):
@@ -162,13 +158,13 @@ def _seen(checkpoint: Checkpoint) -> Seen:
     return Seen(checkpoint.size, checkpoint.root)
 
 
-def _verified(keeper: LogKeeper, heard: Heard) -> Note | None:
+def _verified(session: Session, keeper: LogKeeper, heard: Heard) -> Note | None:
     """Return the node's checkpoint; None where it sent none, or its key is not known."""
     data = heard.news.checkpoint
     if not data:
         return None
     parse_note(data)
-    key = keeper.node_key(heard.node)
+    key = keeper.node_key(session, heard.node)
     try:
         if key is None:
             raise HansaError(Reason.NOTE_INVALID, log="the node is not in the directory")
@@ -242,7 +238,7 @@ def published_checkpoint(session: Session, keeper: LogKeeper, now: datetime, *, 
     current_checkpoint(session, keeper, now)
     found = CheckpointRepository(session).all()
     covers = [one for one in found if one.size >= covering] or found[:1]
-    witnesses = keeper.witnesses()
+    witnesses = keeper.witnesses(session)
     needed = needed_of(len(witnesses))
     best = next((one for one in covers if len(one.cosigners & witnesses) >= needed), next(iter(covers), None))
     return None if best is None else best.note

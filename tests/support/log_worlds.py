@@ -148,7 +148,7 @@ class LogWorld:
 
     @property
     def keeper(self) -> LogKeeper:
-        return LogKeeper(FEDERATION, self.log_key, lambda: self.directory)
+        return LogKeeper(FEDERATION, self.log_key, lambda _session: self.directory)
 
     @property
     def turn(self) -> Turn:
