@@ -61,6 +61,13 @@ async def nodes(world: JobWorld) -> AsyncIterator[dict[str, PlainNode]]:
     await sessions.close()
 
 
+def releases(world: JobWorld, node: str, job: JobRecord, content: bytes) -> tuple[wire.EventBody, wire.EventBody]:
+    """Return what a node tells of a release: its signed statement, and the run's new state."""
+    signed = world.database.run_sync(lambda session: JobRepository(session).envelope(job.job_id))
+    event = release(world.trust, signed, node, content, released_at=world.clock())
+    return event, report(run_at(job.job_id, node), "RELEASED", execution=1)
+
+
 async def cancel(world: JobWorld, job_id: str, asker: Asker = ADA, request_id: str = "r") -> JobView:
     work = partial(cancel_job, job_id=job_id, asker=asker, request_id=request_id, turn=world.desk.turn())
     return await world.desk.commit(work)
@@ -90,14 +97,13 @@ async def test_a_job_completes_when_all_summaries_are_there_in_whatever_order(
         await node.take_command()
     contents = {"FI": released(99, 198, 40), "ES": released(107, 214, 60), "IT": released(None, None, None)}
 
-    await nodes["FI"].tell(release(run_at(job.job_id, "FI"), contents["FI"]))
-    await nodes["FI"].tell(report(run_at(job.job_id, "FI"), "RELEASED", execution=1))
+    statement, reported = releases(world, "FI", job, contents["FI"])
+    await nodes["FI"].tell(statement)
+    await nodes["FI"].tell(reported)
     await world.upload("FI", job, contents["FI"])
     await world.upload("ES", job, contents["ES"])
-    await nodes["ES"].tell(
-        release(run_at(job.job_id, "ES"), contents["ES"]), report(run_at(job.job_id, "ES"), "RELEASED", execution=1)
-    )
-    await nodes["IT"].tell(report(run_at(job.job_id, "IT"), "RELEASED", execution=1))
+    await nodes["ES"].tell(*releases(world, "ES", job, contents["ES"]))
+    await nodes["IT"].tell(*releases(world, "IT", job, contents["IT"]))
     assert await waits_for(world, job.job_id) == "IT: the released summary is on its way"
     with pytest.raises(HansaError) as caught:
         await result(world, job.job_id)
@@ -123,7 +129,7 @@ async def test_a_job_to_which_no_node_may_say_anything_is_withheld(
     job = await world.submit()
     for name, node in nodes.items():
         await node.take_command()
-        await node.tell(report(run_at(job.job_id, name), "RELEASED"))
+        await node.tell(*releases(world, name, job, released(None, None, None)))
         await world.upload(name, job, released(None, None, None))
     found = await result(world, job.job_id)
     assert (found["state"], found["variants"]) == ("WITHHELD", [])
@@ -239,7 +245,7 @@ async def test_the_deadline_ends_a_job_and_expires_what_is_open(world: JobWorld,
     job = await world.submit(quorum=1)
     for node in nodes.values():
         await node.take_command()
-    await nodes["FI"].tell(report(run_at(job.job_id, "FI"), "RELEASED"))
+    await nodes["FI"].tell(*releases(world, "FI", job, released()))
     await world.upload("FI", job, released())
     assert (await world.job(job.job_id)).state is JobState.PENDING, "reachable nodes are waited for"
     world.clock.advance(timedelta(minutes=30))
@@ -249,7 +255,7 @@ async def test_the_deadline_ends_a_job_and_expires_what_is_open(world: JobWorld,
     assert [(run.state, run.reason) for run in ended.runs[1:]] == [(RunState.EXPIRED, "DEADLINE_PASSED")] * 2
     assert (await nodes["ES"].take_command()).cancel.run_id == run_at(job.job_id, "ES")
     # Late reports change neither the run nor the job.
-    await nodes["ES"].tell(report(run_at(job.job_id, "ES"), "RELEASED"))
+    await nodes["ES"].tell(*releases(world, "ES", job, released()))
     await world.upload("ES", job, released())
     assert await world.job(job.job_id) == await world.job(job.job_id)
     assert (await world.job(job.job_id)).runs[1].state is RunState.EXPIRED
@@ -263,7 +269,7 @@ async def test_a_job_with_its_quorum_does_not_wait_for_a_node_that_stays_away(
     for node in nodes.values():
         await node.take_command()
     for name in ("FI", "ES"):
-        await nodes[name].tell(report(run_at(job.job_id, name), "RELEASED"))
+        await nodes[name].tell(*releases(world, name, job, released()))
         await world.upload(name, job, released())
     await nodes["IT"].hang_up()
     before = world.clock()
@@ -306,7 +312,7 @@ def test_the_clock_loop_sleeps_precisely_and_never_busily() -> None:
 async def test_an_upload_is_stored_once_and_only_as_announced(world: JobWorld, nodes: dict[str, PlainNode]) -> None:
     job = await world.submit()
     await nodes["FI"].take_command()
-    await nodes["FI"].tell(release(run_at(job.job_id, "FI"), released(ac=41)))
+    await nodes["FI"].tell(releases(world, "FI", job, released(ac=41))[0])
 
     async def refused(node: str, content: bytes, **more: int) -> Reason:
         with pytest.raises(HansaError) as caught:
@@ -359,7 +365,7 @@ async def test_summaries_that_cannot_be_combined_fail_the_job_and_nothing_else(
     ).replace(', "released": true', "")
     for name, node in nodes.items():
         await node.take_command()
-        await node.tell(report(run_at(job.job_id, name), "RELEASED"))
+        await node.tell(*releases(world, name, job, content.encode()))
         await world.upload(name, job, content.encode())
     assert (await world.job(job.job_id)).state is JobState.FAILED
     found = await result(world, job.job_id)
@@ -384,7 +390,9 @@ async def test_many_submissions_and_reports_at_once_lose_nothing(world: JobWorld
 
     async def work(name: str, node: PlainNode) -> None:
         for run in [(await node.take_command()).offer.run_id for _ in jobs]:
-            await node.tell(report(run, "ACCEPTED"), report(run, "RUNNING"), report(run, "RELEASED"))
+            await node.tell(report(run, "ACCEPTED"), report(run, "RUNNING"))
+        for job in jobs:
+            await node.tell(*releases(world, name, job, released()))
         for job in jobs:
             await world.upload(name, job, released())
 

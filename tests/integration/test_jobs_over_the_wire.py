@@ -13,7 +13,7 @@ from uuid import uuid4
 import grpc
 import pytest
 
-from coordinator.api.frames import envelope_message
+from coordinator.api.frames import envelope_message, signed_of
 from hansa.contract import envelope
 from hansa.contract.errors import Reason
 from hansa.contract.limits import CHUNK_BYTES
@@ -88,7 +88,8 @@ async def until_disconnected(live: LiveCoordinator, name: str) -> None:
 
 async def test_a_job_goes_from_a_researcher_over_two_nodes_to_its_result(live: LiveCoordinator) -> None:
     nodes = {name: await joined(live, name) for name in ("FI", "ES")}
-    job = (await call(live, "SubmitJob", submission(live, "FI", "ES"))).job
+    request = submission(live, "FI", "ES")
+    job = (await call(live, "SubmitJob", request)).job
     assert (job.state, job.submitter, job.analysis) == (State.PENDING, RITA, "allele-frequency@1.0")
     watch = JobServiceStub(live.people).WatchJob(
         job_service_pb2.WatchJobRequest(job_id=job.job_id), metadata=live.bearer(RITA), timeout=CALL_SECONDS
@@ -105,7 +106,7 @@ async def test_a_job_goes_from_a_researcher_over_two_nodes_to_its_result(live: L
         await node.tell(
             report(run, "ACCEPTED"),
             report(run, "RUNNING", execution=1),
-            release(run, contents[name]),
+            release(live.trust, signed_of(request.job), name, contents[name], released_at=live.clock()),
             report(run, "RELEASED", execution=1),
         )
         await node.upload(run, contents[name])
