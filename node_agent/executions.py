@@ -183,10 +183,11 @@ class Executions:
     async def _verdict(self, report: Finish) -> Verdict | None:
         """Return what the rules say of the summary; None where its analysis is no longer approved."""
         run, cohort = await self.database.run(lambda session: _with_cohort(session, report))
-        if run.analysis not in self.analyses:
+        try:
+            # Outside of the transaction: parsing and checking may take a while.
+            return await asyncio.to_thread(self.gate.judge, run, (report.summary or "").encode(), cohort)
+        except KeyError:
             return None
-        # Outside of the transaction: parsing and checking may take a while.
-        return await asyncio.to_thread(self.gate.judge, run, (report.summary or "").encode(), cohort)
 
 
 def _staged(session: Session, run_id: str) -> RunRow:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -17,25 +16,16 @@ from node_agent.durable import write_durably
 @click.command(short_help="Make the node's state folder.")
 @click.option("--slots", type=click.IntRange(1, 64), help="How many runs are worked on at once.  [default: 2]")
 @click.option("--broker-url", metavar="URL", help="A broker of the node's own; without it the agent runs one.")
-@click.option("--analyses-dir", type=click.Path(path_type=Path), help="A folder of further analysis bundles.")
 @state_options
 @output_option
 @click.pass_obj
-def init(invocation: Invocation, slots: int | None, broker_url: str | None, analyses_dir: Path | None) -> None:
+def init(invocation: Invocation, slots: int | None, broker_url: str | None) -> None:
     """Make the node's state folder, with a policy that admits nothing.
 
     What is there already stays as it is.
     """
     state = create_state_folder(invocation.state_path())
-    given = {
-        name: value
-        for name, value in (
-            ("slots", slots),
-            ("broker_url", broker_url),
-            ("analyses_dir", analyses_dir and analyses_dir.absolute()),
-        )
-        if value is not None
-    }
+    given = {name: value for name, value in (("slots", slots), ("broker_url", broker_url)) if value is not None}
     _write_settings(state, LocalSettings(**given), wanted=bool(given))  # type: ignore[arg-type]  # checked by the class
     if not state.policy_file.exists():
         from node_agent.policy.file import store_policy

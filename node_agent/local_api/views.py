@@ -49,7 +49,7 @@ def dataset_json(row: DatasetRow) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Views:
-    """Reads of the store. ``link`` returns the link's state, reason and since."""
+    """Reads of the store. ``link`` returns the link's state, reason and since, ``trust`` what it believes."""
 
     node: str
     federation: str
@@ -57,6 +57,7 @@ class Views:
     database: Database
     link: Callable[[], Mapping[str, Any]]
     policy_digest: Callable[[], str]
+    trust: Callable[[], Mapping[str, Any]]
 
     async def status(self) -> dict[str, Any]:
         """Return how the agent stands."""
@@ -67,6 +68,7 @@ class Views:
             **self.link(),
             "runs": counts,
             "policy_digest": self.policy_digest(),
+            "trust": self.trust(),
             "version": version("hansa"),
         }
 

@@ -170,7 +170,7 @@ class TrustRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     directory_version: Mapped[int]
     targets_version: Mapped[int]
-    updated_at: Mapped[datetime]
+    checked_at: Mapped[datetime]
 
 
 class LedgerRow(Base):

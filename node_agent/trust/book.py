@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy.orm import Session
@@ -15,6 +15,7 @@ from node_agent.audit.log import append
 from node_agent.store.models import TrustRow
 
 _ONLY_ROW: Final = 1
+_TICK: Final = timedelta(seconds=1)
 
 
 @dataclass(slots=True)
@@ -58,10 +59,18 @@ def advance_trust(session: Session, view: TrustView, now: datetime) -> bool:
     if row is not None and (version < row.directory_version or view.targets_version < row.targets_version):
         raise HansaError(Reason.TRUST_ROLLBACK, log=f"directory {version}, known {row.directory_version}")
     if row is not None and (version, view.targets_version) == (row.directory_version, row.targets_version):
+        row.checked_at = max(row.checked_at, min(now, view.expires - _TICK))
         return False
     if row is None:
         row = TrustRow(id=_ONLY_ROW)
         session.add(row)
-    row.directory_version, row.targets_version, row.updated_at = version, view.targets_version, now
+    row.directory_version, row.targets_version = version, view.targets_version
+    row.checked_at = min(now, view.expires - _TICK)
     append(session, trust_in_force(view), now)
     return True
+
+
+def last_checked(session: Session) -> datetime | None:
+    """Return a time at which what is in force was valid; None where nothing ever was."""
+    row = session.get(TrustRow, _ONLY_ROW)
+    return None if row is None else row.checked_at
