@@ -139,7 +139,9 @@ class Approvals:
                 approval = self._checked(session, signed, run)
             except HansaError as error:
                 # Written down and committed before it is refused.
-                append(session, approval_refused(digest(signed.payload), signed.key_id, error.reason, run_id or ""), now)
+                append(
+                    session, approval_refused(digest(signed.payload), signed.key_id, error.reason, run_id or ""), now
+                )
                 return error
             return self._kept(session, signed, approval, run, now)
 

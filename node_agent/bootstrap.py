@@ -20,7 +20,7 @@ from hansa.runtime.supervisor import run_all, stop_on_signals
 from node_agent.airlock.gate import Airlock, Gate
 from node_agent.approvals import Approvals
 from node_agent.audit.trail import AuditTrail
-from node_agent.catalogue import Catalogue
+from node_agent.catalogue import Catalogue, approved_digests
 from node_agent.config import AgentConfig, StateFolder, load_config, lock_state_folder, short_path
 from node_agent.datasets import Datasets
 from node_agent.execution.broker import EmbeddedBroker, broker_url
@@ -180,7 +180,7 @@ class Agent:
             database=self._database,
             link=self._standing_json,
             policy_digest=self._policy.digest,
-            trust=lambda: {**self._trust.standing(), "analyses": sorted(self._analyses)},
+            trust=lambda: {**self._trust.standing(), "analyses": approved_digests(self._analyses)},
         )
         airlock = Airlock(database=self._database, gate=gate, bells=self._bells, clock=utc_now)
         return LocalApi(

@@ -128,6 +128,11 @@ class Catalogue(Mapping[str, InstalledAnalysis]):
             _remove(part)
 
 
+def approved_digests(catalogue: Mapping[str, InstalledAnalysis]) -> dict[str, str]:
+    """Return the digests of what may run, by ``name@version``."""
+    return {key: analysis.digest for key, analysis in catalogue.items()}
+
+
 def place_of(folder: Path, digest: str) -> Path:
     """Return where the bundle of ``digest`` lies."""
     return folder / digest.removeprefix("sha256:")

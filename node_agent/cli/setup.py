@@ -82,4 +82,28 @@ def enrol(invocation: Invocation, invitation: str) -> None:
     click.echo("Next:")
     click.echo("  1. Read the fingerprint to the federation operator, over a way that you trust. They run:")
     click.echo(f"       hansa admin node confirm {outcome.node} --fingerprint {outcome.fingerprint}")
-    click.echo(f"  2. hansa-node --state {state.path} run")
+    click.echo(f"  2. hansa-node --state {state.path} card --output json > {outcome.node}.card.json")
+    click.echo("     and give them that card: they put the node's keys into the directory with")
+    click.echo("       hansa trust add-node REPO --card FILE --organisation ORG")
+    click.echo(f"  3. hansa-node --state {state.path} run")
+
+
+@click.command(short_help="Print the node's public keys, for the directory.")
+@state_options
+@output_option
+@click.pass_obj
+def card(invocation: Invocation) -> None:
+    """Print the node's card: its name and public keys, with a fingerprint over them.
+
+    The federation's operators put it into the directory. Compare the
+    fingerprint with them over a way that you trust: jobs are admitted, and
+    releases believed, by these keys.
+    """
+    state = invocation.open_state()
+    from node_agent.keys.identity import node_card
+
+    found = node_card(state)
+    if invocation.json:
+        print_json(found)
+        return
+    print_facts({name.replace("_", " "): value for name, value in found.items() if name != "v"})

@@ -15,7 +15,7 @@ from hansa.contract.errors import HansaError, Reason
 from hansa.contract.states import RunState
 from node_agent.config import StateFolder
 from node_agent.store.database import Database
-from node_agent.store.models import DatasetRow, RunRow, SummaryRow
+from node_agent.store.models import ApprovalRow, DatasetRow, RunRow, SummaryRow
 
 
 def run_json(run: RunRow) -> dict[str, Any]:
@@ -44,6 +44,20 @@ def dataset_json(row: DatasetRow) -> dict[str, Any]:
         "variants": row.info["variants"],
         "skipped": row.info["skipped"],
         "added_at": row.added_at.isoformat(),
+    }
+
+
+def approval_json(row: ApprovalRow) -> dict[str, Any]:
+    """Return an approval as the API shows it; ``says`` is what its data holder signed."""
+    return {
+        "id": row.approval_id,
+        "kind": row.kind,
+        "approver": row.approver,
+        "digest": row.digest,
+        "added_at": row.added_at.isoformat(),
+        "revoked_at": None if row.revoked_at is None else row.revoked_at.isoformat(),
+        "revoked_by": row.revoked_by,
+        "says": json.loads(row.payload),
     }
 
 
