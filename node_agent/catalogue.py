@@ -77,7 +77,7 @@ class Catalogue(Mapping[str, InstalledAnalysis]):
         """Return how many analyses may run."""
         return sum(1 for _ in self)
 
-    def install(self, view: TrustView, read: ReadFile | None = None) -> None:
+    def install(self, view: TrustView, read: ReadFile) -> None:
         """Have every approved analysis of ``view`` on the disk. Blocking.
 
         One that cannot be had is logged and left out: it is not admitted until
@@ -85,21 +85,27 @@ class Catalogue(Mapping[str, InstalledAnalysis]):
 
         Args:
             view: a verified view.
-            read: fetches a file that is not here; None if nothing can be fetched.
+            read: returns a file of the verified repository.
         """
         self._sweep()
         for analysis in view.analyses.values():
             if not analysis.count.approved or analysis.digest in self._whole:
                 continue
             try:
-                place = place_of(self.folder, analysis.digest)
-                if not place.is_dir():
-                    if read is None:
-                        continue
-                    self._write(analysis, place, read)
-                self._whole[analysis.digest] = checked(place, analysis.digest)
+                self._whole[analysis.digest] = self._installed(analysis, read)
             except (HansaError, OSError) as error:
                 _log.error("analysis_not_installed", analysis=analysis.key, detail=str(error))
+
+    def _installed(self, analysis: TrustedAnalysis, read: ReadFile) -> InstalledAnalysis:
+        place = place_of(self.folder, analysis.digest)
+        if place.is_dir():
+            try:
+                return checked(place, analysis.digest)
+            except HansaError as error:
+                _log.error("analysis_damaged", analysis=analysis.key, detail=str(error))
+                _remove(place)
+        self._write(analysis, place, read)
+        return checked(place, analysis.digest)
 
     def _write(self, analysis: TrustedAnalysis, place: Path, read: ReadFile) -> None:
         part = self.folder / f"{_PART}{secrets.token_hex(8)}"
