@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from hansa.runtime.clock import Clock, utc_now
 from hansa.sdk.administration import AdminClient
+from hansa.sdk.audit import AuditClient
 from hansa.sdk.catalogue import CatalogueClient
 from hansa.sdk.connection import CONNECT_SECONDS, open_connection
 from hansa.sdk.jobs import JobsClient
@@ -22,6 +23,7 @@ class Client:
     jobs: JobsClient
     catalogue: CatalogueClient
     admin: AdminClient
+    audit: AuditClient
 
 
 @asynccontextmanager
@@ -35,4 +37,10 @@ async def connect(
         RemoteError: ``COORDINATOR_UNREACHABLE``.
     """
     async with open_connection(profile, clock=clock, connect_seconds=connect_seconds) as connection:
-        yield Client(profile, JobsClient(connection), CatalogueClient(connection), AdminClient(connection))
+        yield Client(
+            profile,
+            JobsClient(connection),
+            CatalogueClient(connection),
+            AdminClient(connection),
+            AuditClient(connection),
+        )
