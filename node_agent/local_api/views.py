@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -47,9 +47,17 @@ def dataset_json(row: DatasetRow) -> dict[str, Any]:
     }
 
 
+async def _no_logs() -> Mapping[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Views:
-    """Reads of the store. ``link`` returns the link's state, reason and since."""
+    """Reads of the store.
+
+    ``link`` returns the link's state, reason and since; ``logs`` how far the
+    audit logs are witnessed, and the alarm if the coordinator's has forked.
+    """
 
     node: str
     federation: str
@@ -57,6 +65,7 @@ class Views:
     database: Database
     link: Callable[[], Mapping[str, Any]]
     policy_digest: Callable[[], str]
+    logs: Callable[[], Awaitable[Mapping[str, Any]]] = _no_logs
 
     async def status(self) -> dict[str, Any]:
         """Return how the agent stands."""
@@ -67,6 +76,7 @@ class Views:
             **self.link(),
             "runs": counts,
             "policy_digest": self.policy_digest(),
+            **await self.logs(),
             "version": version("hansa"),
         }
 
