@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any, Final
 import click
 
 from hansa.contract.errors import HansaError, Reason
-from node_agent.cli.invocation import Invocation, output_option, state_options
+from node_agent.cli.invocation import Invocation, login_name, output_option, state_options
 from node_agent.cli.render import print_facts, print_json, print_table, shown
 from node_agent.local_api.client import AgentClient
 
@@ -138,7 +137,7 @@ def erase(invocation: Invocation, person: str, index: int | None) -> None:
     """Erase what entries say of people; the log stays whole, and says that something was erased."""
     if bool(person) == (index is not None):
         raise click.UsageError("Give --person or --index.")
-    found = AgentClient(invocation.open_state()).erase_audit(index=index, person=person, by=getpass.getuser())
+    found = AgentClient(invocation.open_state()).erase_audit(index=index, person=person, by=login_name())
     if invocation.json:
         print_json(found)
         return
@@ -152,7 +151,7 @@ def erase(invocation: Invocation, person: str, index: int | None) -> None:
 @click.pass_obj
 def accept_coordinator_log(invocation: Invocation, reason: str) -> None:
     """End the alarm that the coordinator's log has forked, and go on with the log that it shows now."""
-    found = AgentClient(invocation.open_state()).accept_coordinator_log(reason=reason, by=getpass.getuser())
+    found = AgentClient(invocation.open_state()).accept_coordinator_log(reason=reason, by=login_name())
     if invocation.json:
         print_json(found)
         return
