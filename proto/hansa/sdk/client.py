@@ -1,4 +1,4 @@
-"""The client of the three services that people may call, with typed methods."""
+"""The client of the services that people may call, with typed methods."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hansa.sdk.catalogue import CatalogueClient
 from hansa.sdk.connection import CONNECT_SECONDS, open_connection
 from hansa.sdk.jobs import JobsClient
 from hansa.sdk.profile import Profile
+from hansa.sdk.trust import TrustReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Client:
     jobs: JobsClient
     catalogue: CatalogueClient
     admin: AdminClient
+    trust: TrustReader
 
 
 @asynccontextmanager
@@ -35,4 +37,10 @@ async def connect(
         RemoteError: ``COORDINATOR_UNREACHABLE``.
     """
     async with open_connection(profile, clock=clock, connect_seconds=connect_seconds) as connection:
-        yield Client(profile, JobsClient(connection), CatalogueClient(connection), AdminClient(connection))
+        yield Client(
+            profile,
+            JobsClient(connection),
+            CatalogueClient(connection),
+            AdminClient(connection),
+            TrustReader(connection),
+        )
