@@ -113,7 +113,11 @@ def _effect(body: bytes) -> plain.Effect:
         case "summary_released":
             released = parsed.summary_released
             return plain.SummaryReleased(
-                run_id=released.run_id, attempt=released.attempt, digest=released.summary_digest
+                run_id=released.run_id,
+                attempt=released.attempt,
+                execution=released.execution,
+                digest=released.summary_digest,
+                statement=_statement(released.statement),
             )
         case "release_logged":
             return _release_logged(parsed.release_logged)
@@ -121,6 +125,10 @@ def _effect(body: bytes) -> plain.Effect:
             return plain.InventoryReported(tuple(_offered(d) for d in parsed.inventory_reported.datasets))
         case _:
             raise _violation("body")
+
+
+def _statement(envelope: types_pb2.Envelope) -> Signed | None:
+    return signed_of(envelope) if len(envelope.signatures) == 1 else None
 
 
 def _run_reported(report: wire.RunReported) -> plain.RunReported:

@@ -81,11 +81,13 @@ class RunReported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SummaryReleased:
-    """The run's summary was released; its bytes come by upload."""
+    """The run's summary was released; its bytes come by upload. ``statement`` is None where there is no whole one."""
 
     run_id: str
     attempt: int
+    execution: int
     digest: bytes
+    statement: Signed | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from hansa.v1.job_service_pb2_grpc import JobServiceStub
 from tests.support.job_world import BUNDLE_DIGEST, MANIFEST, VARIANT, released, snapshot
 from tests.support.live_coordinator import CALL_SECONDS, OLGA, RITA, LiveCoordinator, live_coordinator, reason_of
 from tests.support.scripted_node import NodeStore, WireNode, inventory, release, report, run_at
+from tests.support.statements import make_statement
 
 State = types_pb2.Job.State
 
@@ -101,12 +102,14 @@ async def test_a_job_goes_from_a_researcher_over_two_nodes_to_its_result(live: L
 
     contents = {"FI": released(99, 198, 40), "ES": released(107, 214, 60)}
     for name, node in nodes.items():
-        run = (await node.take_command()).offer.run_id
+        offer = (await node.take_command()).offer
+        run, payload = offer.run_id, offer.job.payload
         assert run == run_at(job.job_id, name)
+        statement = make_statement(payload, name, contents[name], key=live.keys[name])
         await node.tell(
             report(run, "ACCEPTED"),
             report(run, "RUNNING", execution=1),
-            release(run, contents[name]),
+            release(statement, contents[name]),
             report(run, "RELEASED", execution=1),
         )
         await node.upload(run, contents[name])

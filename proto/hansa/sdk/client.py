@@ -1,4 +1,4 @@
-"""The client of the three services that people may call, with typed methods."""
+"""The client of the services that people may call, with typed methods."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hansa.sdk.catalogue import CatalogueClient
 from hansa.sdk.connection import CONNECT_SECONDS, open_connection
 from hansa.sdk.jobs import JobsClient
 from hansa.sdk.profile import Profile
+from hansa.sdk.trust import TrustReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Client:
     catalogue: CatalogueClient
     admin: AdminClient
     audit: AuditClient
+    trust: TrustReader
 
 
 @asynccontextmanager
@@ -43,4 +45,5 @@ async def connect(
             CatalogueClient(connection),
             AdminClient(connection),
             AuditClient(connection),
+            TrustReader(connection),
         )
