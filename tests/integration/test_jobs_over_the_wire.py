@@ -13,7 +13,7 @@ from uuid import uuid4
 import grpc
 import pytest
 
-from coordinator.api.frames import envelope_message, signed_of
+from coordinator.api.frames import envelope_message
 from hansa.contract import envelope
 from hansa.contract.errors import Reason
 from hansa.contract.limits import CHUNK_BYTES
@@ -23,6 +23,7 @@ from hansa.v1.job_service_pb2_grpc import JobServiceStub
 from tests.support.job_world import BUNDLE_DIGEST, VARIANT, released, snapshot
 from tests.support.live_coordinator import CALL_SECONDS, OLGA, RITA, LiveCoordinator, live_coordinator, reason_of
 from tests.support.scripted_node import NodeStore, WireNode, inventory, release, report, run_at
+from tests.support.statements import make_statement
 from tests.support.trust_world import PROJECT
 
 State = types_pb2.Job.State
@@ -88,8 +89,7 @@ async def until_disconnected(live: LiveCoordinator, name: str) -> None:
 
 async def test_a_job_goes_from_a_researcher_over_two_nodes_to_its_result(live: LiveCoordinator) -> None:
     nodes = {name: await joined(live, name) for name in ("FI", "ES")}
-    request = submission(live, "FI", "ES")
-    job = (await call(live, "SubmitJob", request)).job
+    job = (await call(live, "SubmitJob", submission(live, "FI", "ES"))).job
     assert (job.state, job.submitter, job.analysis) == (State.PENDING, RITA, "allele-frequency@1.0")
     watch = JobServiceStub(live.people).WatchJob(
         job_service_pb2.WatchJobRequest(job_id=job.job_id), metadata=live.bearer(RITA), timeout=CALL_SECONDS
@@ -101,12 +101,14 @@ async def test_a_job_goes_from_a_researcher_over_two_nodes_to_its_result(live: L
 
     contents = {"FI": released(99, 198, 40), "ES": released(107, 214, 60)}
     for name, node in nodes.items():
-        run = (await node.take_command()).offer.run_id
+        offer = (await node.take_command()).offer
+        run, payload = offer.run_id, offer.job.payload
         assert run == run_at(job.job_id, name)
+        statement = make_statement(payload, name, contents[name], key=live.keys[name])
         await node.tell(
             report(run, "ACCEPTED"),
             report(run, "RUNNING", execution=1),
-            release(live.trust, signed_of(request.job), name, contents[name], released_at=live.clock()),
+            release(statement, contents[name]),
             report(run, "RELEASED", execution=1),
         )
         await node.upload(run, contents[name])

@@ -21,13 +21,11 @@ from coordinator.services.sessions import NodeSession, Sessions
 from hansa.contract.envelope import Signed
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import NodeId, run_id
-from hansa.contract.job import parse_job
 from hansa.contract.outbox import Head
+from hansa.contract.statement import parse_statement
 from hansa.v1 import node_service_pb2 as wire
 from hansa.v1 import types_pb2
-from tests.support.evidence_world import EvidenceWorld
 from tests.support.live_coordinator import reason_of
-from tests.support.trust_world import TrustWorld
 
 
 @dataclass
@@ -103,25 +101,18 @@ def report(run: str, state: str, **fields: object) -> wire.EventBody:
     return wire.EventBody(run_reported=reported)
 
 
-def release(trust: TrustWorld, job: Signed, node: str, content: bytes, **says: Any) -> wire.EventBody:
-    """Return the event that ``node`` has released the summary ``content`` of a signed job.
-
-    Args:
-        trust: has the node's signing key.
-        job: as its researcher signed it.
-        node: which node speaks.
-        content: what left.
-        says: fields of the statement, in place of the right ones.
-    """
-    signed = EvidenceWorld(trust, (node,)).statement(job, node, content, **says)
-    released = wire.SummaryReleased(
-        run_id=run_at(parse_job(job.payload).job_id, node),
-        attempt=1,
-        execution=int(says.get("execution", 1)),
-        summary_digest=hashlib.sha256(content).digest(),
-        summary_size=len(content),
-        statement=envelope_message(signed),
-    )
+def release(statement: Signed, content: bytes, **changes: Any) -> wire.EventBody:
+    """Return the event that ``content`` was released, with the statement of it; ``changes`` replace fields."""
+    predicate = parse_statement(statement.payload).predicate
+    values: dict[str, Any] = {
+        "run_id": predicate.run_id,
+        "attempt": predicate.attempt,
+        "execution": predicate.execution,
+        "summary_digest": hashlib.sha256(content).digest(),
+        "summary_size": len(content),
+        "statement": envelope_message(statement),
+    }
+    released = wire.SummaryReleased(**{**values, **changes})
     return wire.EventBody(summary_released=released)
 
 
