@@ -94,6 +94,17 @@ class _AuditNoted(_Strict):
     root: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
 
 
+class _Erase(_Strict):
+    index: int | None = Field(default=None, ge=0, lt=1 << 62)
+    person: str = Field(default="", max_length=64)
+    by: str
+
+
+class _Accept(_Strict):
+    reason: str
+    by: str
+
+
 class LocalApi:
     """The routes; each parses, makes one call, and converts."""
 
@@ -144,6 +155,10 @@ class LocalApi:
                 _route("PUT", "/v1/policy", self._put_policy),
                 _route("GET", "/v1/audit", self._show_audit),
                 _route("GET", "/v1/audit/verify", self._verify_audit),
+                _route("GET", "/v1/audit/checkpoint", self._show_checkpoint),
+                _route("GET", "/v1/audit/proofs/{index:int}", self._prove_entry),
+                _route("POST", "/v1/audit/erase", self._erase),
+                _route("POST", "/v1/audit/accept-coordinator-log", self._accept_coordinator_log),
             ]
         )
 
@@ -232,6 +247,20 @@ class LocalApi:
     async def _verify_audit(self, request: Request) -> Any:
         noted = _AuditNoted.model_validate(dict(request.query_params))
         return await self._audit.verify(size=noted.size, root=noted.root)
+
+    async def _show_checkpoint(self, _request: Request) -> Any:
+        return await self._audit.checkpoint()
+
+    async def _prove_entry(self, request: Request) -> Any:
+        return await self._audit.prove(min(request.path_params["index"], 1 << 62))
+
+    async def _erase(self, request: Request) -> Any:
+        body = _Erase.model_validate_json(await _body(request))
+        return await self._audit.erase(index=body.index, person=body.person, by=body.by[:64])
+
+    async def _accept_coordinator_log(self, request: Request) -> Any:
+        body = _Accept.model_validate_json(await _body(request))
+        return await self._audit.accept_coordinator_log(by=body.by[:64], reason=body.reason[:1000])
 
 
 async def _body(request: Request, most_bytes: int = _BODY_BYTES) -> bytes:
