@@ -11,7 +11,7 @@ from sqlalchemy import Row, bindparam, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from coordinator.domain.records import Contact, JobRecord, RunRecord
-from coordinator.store.job_models import JOBS, NODES, RUNS, SUMMARIES
+from coordinator.store.job_models import JOBS, NODES, RUNS, STATEMENTS, SUMMARIES
 from hansa.contract.envelope import Signed
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.states import JOB_TERMINAL, RUN_TERMINAL, JobState, RunState
@@ -52,7 +52,12 @@ _RUN: Final = select(
     NODES.c.connected,
     NODES.c.since,
     SUMMARIES.c.empty,
-).select_from(RUNS.join(NODES, NODES.c.node == RUNS.c.node).outerjoin(SUMMARIES, SUMMARIES.c.run_id == RUNS.c.run_id))
+    STATEMENTS.c.digest.label("statement"),
+).select_from(
+    RUNS.join(NODES, NODES.c.node == RUNS.c.node)
+    .outerjoin(SUMMARIES, SUMMARIES.c.run_id == RUNS.c.run_id)
+    .outerjoin(STATEMENTS, STATEMENTS.c.run_id == RUNS.c.run_id)
+)
 _RUNS_OF_JOBS: Final = _RUN.where(RUNS.c.job_id.in_(bindparam("job_ids", expanding=True))).order_by(RUNS.c.position)
 _RUNS_BY_ID: Final = _RUN.where(RUNS.c.run_id.in_(bindparam("run_ids", expanding=True)))
 _UPLOAD: Final = (
@@ -63,8 +68,8 @@ _UPLOAD: Final = (
         RUNS.c.state,
         RUNS.c.released_digest,
         SUMMARIES.c.digest.label("stored"),
-        JOBS.c.analysis_name,
-        JOBS.c.analysis_version,
+        JOBS.c.analysis_digest,
+        JOBS.c.payload,
     )
     .select_from(
         RUNS.join(JOBS, JOBS.c.job_id == RUNS.c.job_id).outerjoin(SUMMARIES, SUMMARIES.c.run_id == RUNS.c.run_id)
@@ -96,7 +101,7 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Awaited:
-    """What is known of a run whose summary is being uploaded.
+    """What is known of a run whose summary is being uploaded; ``payload`` is its job as signed.
 
     ``announced`` is empty before the node has announced a digest; ``stored``
     is None before a summary is there.
@@ -108,8 +113,8 @@ class Awaited:
     state: RunState
     announced: bytes
     stored: bytes | None
-    analysis_name: str
-    analysis_version: str
+    analysis_digest: str
+    payload: bytes
 
 
 class JobRepository:
@@ -219,8 +224,8 @@ class JobRepository:
             state=RunState(row.state),
             announced=row.released_digest,
             stored=row.stored,
-            analysis_name=row.analysis_name,
-            analysis_version=row.analysis_version,
+            analysis_digest=row.analysis_digest,
+            payload=row.payload,
         )
 
     def open_jobs_of(self, nodes: Iterable[str]) -> list[str]:
@@ -323,8 +328,9 @@ def _run_record(row: Row[Any]) -> RunRecord:
         execution=row.execution,
         reason=row.reason,
         incident=row.incident,
-        stored=row.empty is not None,
+        stored=row.empty is not None and row.statement is not None,
         empty=bool(row.empty),
+        statement=row.statement or "",
     )
 
 

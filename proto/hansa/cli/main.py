@@ -26,6 +26,7 @@ _GROUPS: Final[Mapping[str, tuple[str, str]]] = {
     "datasets": ("hansa.cli.catalogue", "Which datasets the nodes offer."),
     "nodes": ("hansa.cli.catalogue", "Which nodes there are, and whether they are connected."),
     "job": ("hansa.cli.job", "Submit jobs, watch them, read their results."),
+    "audit": ("hansa.cli.audit", "For auditors: read, verify and export the coordinator's log."),
     "trust": ("hansa.cli.trust", "The key ceremony: who belongs to the federation, signed by a threshold."),
     "admin": ("hansa.cli.admin", "For federation operators: people, nodes, proposals, audit."),
 }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from hansa.runtime.clock import Clock, utc_now
 from hansa.sdk.administration import AdminClient
+from hansa.sdk.audit import AuditClient
 from hansa.sdk.catalogue import CatalogueClient
 from hansa.sdk.connection import CONNECT_SECONDS, open_connection
 from hansa.sdk.jobs import JobsClient
@@ -23,6 +24,7 @@ class Client:
     jobs: JobsClient
     catalogue: CatalogueClient
     admin: AdminClient
+    audit: AuditClient
     trust: TrustReader
 
 
@@ -42,5 +44,6 @@ async def connect(
             JobsClient(connection),
             CatalogueClient(connection),
             AdminClient(connection),
+            AuditClient(connection),
             TrustReader(connection),
         )
