@@ -15,6 +15,7 @@ from hansa.contract.errors import HansaError, Reason, RunReason
 from hansa.contract.ids import is_run_id
 from hansa.contract.job import JobSpec, parse_job
 from hansa.contract.states import RunEvent, RunState
+from node_agent.airlock.decisions import forget_decisions
 from node_agent.approval_records import admit_under, forget_admission
 from node_agent.audit.entries import offer_accepted, offer_declined, offer_waits
 from node_agent.audit.log import append
@@ -154,6 +155,7 @@ def _forget(session: Session, known: RunRow, run: RunRow) -> None:
     for old in (known, undecided) if undecided is not None else (known,):
         session.delete(old)
     forget_admission(session, known.run_id)
+    forget_decisions(session, known.run_id)
     session.flush()
 
 

@@ -8,12 +8,15 @@ hashes of them only. Nothing here comes from inside a dataset.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from hansa.contract.decision import ReleaseDecision
 from hansa.contract.errors import Reason, RunReason
 from hansa.contract.job import JobSpec
+from hansa.contract.notes import Checkpoint
+from hansa.contract.witnessing import Seen
 from hansa.trust.view import TrustView
 from node_agent.store.models import ApprovalRow, DatasetRow, RunRow
 
@@ -39,8 +42,13 @@ class Action(enum.StrEnum):
     DATASET_REMOVED = "dataset_removed"
     POLICY_CHANGED = "policy_changed"
     EXECUTION_STARTED = "execution_started"
+    RELEASE_DECIDED = "release_decided"
     SUMMARY_RELEASED = "summary_released"
     SUMMARY_WITHHELD = "summary_withheld"
+    RUN_ENDED = "run_ended"
+    COORDINATOR_LOG_FORKED = "coordinator_log_forked"
+    COORDINATOR_LOG_ACCEPTED = "coordinator_log_accepted"
+    SUBJECTS_ERASED = "subjects_erased"
 
 
 class Decider(enum.StrEnum):
@@ -190,9 +198,28 @@ class Judgement:
     reason: str
 
 
-def summary_released(run: RunRow, digest: bytes, judgement: Judgement) -> Entry:
-    """Return the entry of a summary that may leave: exactly the bytes of ``digest``."""
-    return _decided(Action.SUMMARY_RELEASED, run, f"sha256:{digest.hex()}", judgement)
+def release_decided(run: RunRow, decision: ReleaseDecision, signed_digest: str) -> Entry:
+    """Return the entry of an output checker's signed decision.
+
+    Args:
+        run: the run whose summary waits.
+        decision: what the checker signed.
+        signed_digest: of the signed payload.
+    """
+    facts = {
+        **_of_run(run),
+        "execution": run.execution,
+        "summary": decision.summary_digest,
+        "decision": decision.decision,
+        "signed": signed_digest,
+    }
+    subjects = {"by": decision.checker, "reason": decision.reason}
+    return Entry(action=Action.RELEASE_DECIDED, facts=facts, subjects=subjects)
+
+
+def summary_released(run: RunRow, outgoing: bytes, judgement: Judgement) -> Entry:
+    """Return the entry of a summary that may leave: exactly the bytes of the digest ``outgoing``."""
+    return _decided(Action.SUMMARY_RELEASED, run, f"sha256:{outgoing.hex()}", judgement)
 
 
 def summary_withheld(run: RunRow, digest: bytes | None, judgement: Judgement) -> Entry:
@@ -203,6 +230,41 @@ def summary_withheld(run: RunRow, digest: bytes | None, judgement: Judgement) ->
 def _decided(action: Action, run: RunRow, digest: str, judgement: Judgement) -> Entry:
     facts = {**_of_run(run), "execution": run.execution, "digest": digest, "decider": judgement.decider.value}
     return Entry(action=action, facts=facts, subjects={"by": judgement.by, "reason": judgement.reason})
+
+
+def run_ended(run: RunRow) -> Entry:
+    """Return the entry of a run that ended without a decision on a summary: failed, expired, cancelled."""
+    facts = {
+        **_of_run(run),
+        "execution": run.execution,
+        "state": run.state,
+        "reason": run.reason,
+        "incident": run.incident,
+    }
+    return Entry(action=Action.RUN_ENDED, facts=facts)
+
+
+def coordinator_log_forked(seen: Seen, told: Checkpoint) -> Entry:
+    """Return the entry of a checkpoint of the coordinator's that does not continue what was seen."""
+    facts: dict[str, str | int] = {
+        "seen_size": seen.size,
+        "seen_root": seen.root.hex(),
+        "told_size": told.size,
+        "told_root": told.root.hex(),
+    }
+    return Entry(action=Action.COORDINATOR_LOG_FORKED, facts=facts)
+
+
+def coordinator_log_accepted(taken: Checkpoint, by: str, reason: str) -> Entry:
+    """Return the entry of an operator who takes over a coordinator's log that had forked."""
+    facts: dict[str, str | int] = {"size": taken.size, "root": taken.root.hex()}
+    return Entry(action=Action.COORDINATOR_LOG_ACCEPTED, facts=facts, subjects={"by": by, "reason": reason})
+
+
+def subjects_erased(indexes: Sequence[int], by: str) -> Entry:
+    """Return the entry of an erasure, which says how much was erased and not whose."""
+    facts = {"entries": len(indexes), "first": indexes[0], "last": indexes[-1]}
+    return Entry(action=Action.SUBJECTS_ERASED, facts=facts, subjects={"by": by})
 
 
 def _of_run(run: RunRow) -> dict[str, str | int]:

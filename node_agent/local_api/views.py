@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.states import RunState
+from node_agent.airlock.decisions import decisions_on
 from node_agent.config import StateFolder
 from node_agent.store.database import Database
 from node_agent.store.models import ApprovalRow, DatasetRow, RunRow, SummaryRow
@@ -61,9 +62,18 @@ def approval_json(row: ApprovalRow) -> dict[str, Any]:
     }
 
 
+async def _no_logs() -> Mapping[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Views:
-    """Reads of the store. ``link`` returns the link's state, reason and since, ``trust`` what it believes."""
+    """Reads of the store.
+
+    ``link`` returns the link's state, reason and since; ``trust``
+    what it believes; ``logs`` how far the
+    audit logs are witnessed, and the alarm if the coordinator's has forked.
+    """
 
     node: str
     federation: str
@@ -72,6 +82,7 @@ class Views:
     link: Callable[[], Mapping[str, Any]]
     policy_digest: Callable[[], str]
     trust: Callable[[], Mapping[str, Any]]
+    logs: Callable[[], Awaitable[Mapping[str, Any]]] = _no_logs
 
     async def status(self) -> dict[str, Any]:
         """Return how the agent stands."""
@@ -83,6 +94,7 @@ class Views:
             "runs": counts,
             "policy_digest": self.policy_digest(),
             "trust": self.trust(),
+            **await self.logs(),
             "version": version("hansa"),
         }
 
@@ -128,6 +140,12 @@ class Views:
                 "checks": row.checks,
                 "summary": json.loads(row.summary),
                 "digest": f"sha256:{row.digest.hex()}",
+                "node": self.node,
+                "release_class": row.release_class,
+                "decisions": [
+                    {"checker": one.checker, "decision": one.decision, "at": one.decided_at.isoformat()}
+                    for one in decisions_on(session, run_id)
+                ],
                 "decision": row.decision,
                 "decided_by": row.decided_by,
                 "decision_reason": row.decision_reason,

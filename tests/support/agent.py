@@ -17,31 +17,34 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.orm import Session
 
 from hansa.contract.approval import Approval, ApprovalLimits, JobApproval, StandingApproval
+from hansa.contract.decision import ReleaseDecision
 from hansa.contract.digests import bundle_digest, digest
-from hansa.contract.envelope import APPROVAL_TYPE, JOB_TYPE, Signed, sign
+from hansa.contract.envelope import APPROVAL_TYPE, DECISION_TYPE, JOB_TYPE, Signed, sign
 from hansa.contract.ids import run_id
 from hansa.contract.job import AnalysisRef, DatasetRef, JobSpec
 from hansa.contract.limits import MAX_VARIANTS
 from hansa.contract.raw_keys import key_digest, key_text
 from hansa.v1 import node_service_pb2, types_pb2
 from node_agent.airlock.gate import Airlock, Gate
-from node_agent.approval_records import keep_approval
+from node_agent.airlock.statements import Notary
+from node_agent.approval_records import approvals_of, keep_approval
 from node_agent.approvals import Approvals
 from node_agent.catalogue import Catalogue
 from node_agent.config import StateFolder, create_state_folder
 from node_agent.executions import Executions
+from node_agent.keys.signing import KeySigner
 from node_agent.link.commands import Commands, Wishes
 from node_agent.link.encoding import WireReporter
 from node_agent.offers import Offers, SignedOffer
 from node_agent.policy.admission import NodeKeys
 from node_agent.policy.approvals import Site
-from node_agent.policy.policy import Policy, data_holder, policy_of
+from node_agent.policy.policy import Policy, data_holder, policy_digest, policy_of
 from node_agent.reporting import Bells
 from node_agent.scheduling import Scheduler
 from node_agent.situation import Situation
 from node_agent.staging.snapshot import SNAPSHOT_FILE, SNAPSHOT_FILES, record_bytes
 from node_agent.store.database import Database
-from node_agent.store.models import DatasetRow, EventRow, RunRow
+from node_agent.store.models import DatasetRow, EventRow, RunRow, SummaryRow
 from node_agent.store.outbox import event_head, found_store
 from node_agent.trust.book import TrustBook
 from node_agent.trust.keeper import TrustKeeper
@@ -116,7 +119,7 @@ OPEN_POLICY: Mapping[str, Any] = {
     "approval": {"data_holders": [pinned(HOLDER)]},
     "release": {"mode": "auto"},
 }
-_PEOPLE = ("ada", "bob", "author", "rev1", "rev2", "rev3", HOLDER, "operator-fi", NODE)
+_PEOPLE = ("ada", "bob", "author", "rev1", "rev2", "rev3", HOLDER, "checker-fi", "checker2-fi", "operator-fi", NODE)
 
 
 def make_world(folder: Path) -> TrustWorld:
@@ -277,6 +280,25 @@ class Bench:
         await self.executions.claim(run.run_id, "worker-1")
         return await self.run(run.run_id)
 
+    async def decide(self, name: str, decision: Any, *, why: str = "fine", by: str = "checker-fi") -> RunRow:
+        """Hand in the decision of ``by`` on what waits of a run, signed; return the run."""
+        row = await self.summary(name)
+        made = ReleaseDecision(
+            node=NODE,
+            run_id=name,
+            summary_digest=f"sha256:{row.digest.hex()}",
+            decision=decision,
+            reason=why,
+            checker=by,
+            at=self.now,
+        )
+        signed = sign(DECISION_TYPE, made.to_bytes(), key_id=by, key=person_key(by))
+        return await self.airlock.decide(name, decision, signed)
+
+    async def summary(self, name: str) -> SummaryRow:
+        """Return what the airlock holds of a run."""
+        return await self.database.run(lambda session: session.get_one(SummaryRow, name))
+
     async def reports(self, name: str) -> list[str]:
         """Return the states that were reported of a run, in order."""
 
@@ -347,7 +369,18 @@ def open_bench(
         draining=lambda: wishes.draining,
         alarm=lambda: held[0].alarmed,
     )
-    gate = Gate(analyses=catalogue, policy=current, reporter=reporter)
+    gate = Gate(
+        analyses=catalogue,
+        policy=current,
+        reporter=reporter,
+        notary=Notary(
+            node=NODE,
+            signer=KeySigner(NODE, person_key(NODE)),
+            trust=trust.current,
+            policy_digest=lambda: policy_digest(held[0].policy),
+            approvals_of=approvals_of,
+        ),
+    )
     offers = Offers(situation=situation, reporter=reporter)
     snapshot = state.datasets / "FI-lct" / SNAPSHOT.removeprefix("sha256:")
     bench = Bench(
