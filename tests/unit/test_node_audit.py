@@ -361,7 +361,7 @@ async def test_a_noted_root_without_its_size_is_refused(bench: Bench) -> None:
 async def test_names_and_reasons_can_be_erased_and_the_log_still_verifies(bench: Bench) -> None:
     await fill(bench, 6)
     before = await AuditTrail(database=bench.database).verify()
-    assert await bench.database.run(lambda session: erase(session, 3)) == 1
+    assert await bench.database.run(lambda session: erase(session, index=3)) == [3]
     assert await AuditTrail(database=bench.database).verify() == before
     shown = await entries(bench)
     assert [entry["subjects"]["by"] for entry in shown] == ["ada", "ada", "ada", None, "ada", "ada"]
