@@ -25,11 +25,12 @@ from hansa.runtime.clock import Clock
 from hansa.runtime.supervisor import until_first_ends
 from hansa.v1 import node_service_pb2, node_service_pb2_grpc
 from node_agent.audit.witness import LogWitness, Told
-from node_agent.link.commands import Commands, Wishes
+from node_agent.link.commands import Commands, Wishes, directory_wanted
 from node_agent.link.encoding import head_message, head_of, log_news_of, put_log_news, timestamp
 from node_agent.reporting import Bells
 from node_agent.store.database import Database
 from node_agent.store.outbox import command_cursor, event_head, events_after, hash_at, store_row
+from node_agent.trust.keeper import TrustKeeper
 
 _log = structlog.get_logger(__name__)
 _CAPABILITIES: Final = ("summary.v1",)
@@ -53,6 +54,7 @@ class SessionParts:
 
     database: Database
     commands: Commands
+    trust: TrustKeeper
     wishes: Wishes
     bells: Bells
     clock: Clock
@@ -179,6 +181,8 @@ class Session:
     async def _apply(self, call: Any, place: Attached, command: node_service_pb2.Command) -> None:
         if command.epoch != place.epoch:
             raise HansaError(Reason.PROTOCOL_VIOLATION, log="command of another epoch")
+        # The job may be of a directory that was published a moment ago.
+        await self._parts.trust.reach(directory_wanted(command))
         now = self._parts.clock()
         commands = self._parts.commands
         applied = await self._parts.database.run(lambda session: commands.apply(session, command, now))
@@ -187,6 +191,8 @@ class Session:
             self._parts.wishes.renew.set()
         if applied.drain:
             self._parts.wishes.draining = True
+        if applied.trust:
+            self._parts.trust.tell()
         ack = node_service_pb2.CommandAck(epoch=place.epoch, upto_seq=applied.upto_seq)
         await self._write(call, command_ack=ack)
 
