@@ -10,40 +10,40 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from hansa.sdk.keys import create_key
+from hansa.runtime.clock import utc_now
+from tests.support.job_world import job_trust
+from tests.support.trust_repository import as_arguments, write_key, write_trust
+from tests.support.trust_world import PEOPLE
 
 PROGRAM = Path(sys.executable).parent / "hansa-coordinator"
 
 
 @contextmanager
 def serving_coordinator(folder: Path) -> Iterator[Path]:
-    """Yield the first operator's profile while a new coordinator in ``folder`` serves."""
-    create_key(folder / "olga")
+    """Yield the first operator's profile while a new coordinator in ``folder`` serves.
+
+    Beside it lie keys and profiles of everybody in ``PEOPLE`` (``ada.toml``),
+    and the trust repository with the coordinator's keys (``given``).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    trust = job_trust(utc_now())
     people, enrolment, node = free_ports(3)
     state = folder / "coordinator"
     _run(
-        "init", state, "--federation", "demo", "--operator", "olga", "--operator-key", folder / "olga.pub",
+        "init", state, *as_arguments(write_trust(trust, folder / "given")),
         "--people-port", people, "--enrolment-port", enrolment, "--node-port", node,
     )  # fmt: skip
-    profile = folder / "olga.toml"
-    profile.write_bytes(_run("profile", state, "--person", "olga", "--key", folder / "olga"))
+    for person in PEOPLE:
+        key = write_key(folder / person, trust.keys[person])
+        (folder / f"{person}.toml").write_bytes(_run("profile", state, "--person", person, "--key", key))
     log = folder / "coordinator.log"
     with log.open("wb") as sink, subprocess.Popen([PROGRAM, "serve", state], stdout=sink, stderr=sink) as process:
         try:
             _wait_until_listening(process, people, log)
-            yield profile
+            yield folder / "op1.toml"
         finally:
             process.terminate()
             process.wait(30)
-
-
-def profile_of(person: str, key: Path, operator: Path) -> Path:
-    """Write ``person``'s profile beside ``key``, for the coordinator of ``operator``'s profile."""
-    lines = operator.read_text().splitlines()
-    kept = [line for line in lines if not line.startswith(("person", "key_file"))]
-    path = key.with_name(f"{person}.toml")
-    path.write_text("\n".join([*kept, f'person = "{person}"', f'key_file = "{key}"', ""]))
-    return path
 
 
 def free_ports(count: int) -> Sequence[int]:
