@@ -20,6 +20,7 @@ REFUSED: Final = 1
 WRONG_USAGE: Final = 2
 UNREACHABLE: Final = 3
 DEADLINE_PASSED: Final = 4
+NOT_PROVEN: Final = 5
 INTERRUPTED: Final = 130
 
 USAGE: Final = "USAGE"
