@@ -42,6 +42,8 @@ def of_error(error: HansaError, *, contacted: bool) -> int:
     """
     if error.reason is Reason.COORDINATOR_UNREACHABLE:
         return UNREACHABLE
+    if error.reason is Reason.EVIDENCE_INVALID:
+        return NOT_PROVEN
     return REFUSED if contacted else WRONG_USAGE
 
 

@@ -348,7 +348,7 @@ class _Inquiry:
             )
         logged = LoggedJob(job_id=job.spec.job_id, job_digest=digest(job.signed.payload), releases=releases)
         found = verify_log_evidence(self.files, view.directory, logged, needed=self.verifier.witnesses)
-        known = {file for node in releases for file in (node_proof_file(node), node_checkpoint_file(node))}
+        known = {file for node in self.report.answered for file in (node_proof_file(node), node_checkpoint_file(node))}
         for name in sorted(self.files):
             if name.endswith((".proof.json", ".checkpoint")) and name not in known:
                 raise _wrong(name, "The node did not answer.")
