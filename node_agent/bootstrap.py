@@ -13,7 +13,9 @@ from uuid import uuid4
 
 import structlog
 import uvicorn
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from hansa.contract.raw_keys import signing_key
 from hansa.runtime.clock import utc_now
 from hansa.runtime.logging import set_up_logging
 from hansa.runtime.supervisor import run_all, stop_on_signals
@@ -22,6 +24,7 @@ from node_agent.airlock.statements import Notary
 from node_agent.approval_records import approvals_of
 from node_agent.approvals import Approvals
 from node_agent.audit.trail import AuditTrail
+from node_agent.audit.witness import LogWitness, WitnessKeys
 from node_agent.catalogue import Catalogue, approved_digests
 from node_agent.config import AgentConfig, StateFolder, load_config, lock_state_folder, short_path
 from node_agent.datasets import Datasets
@@ -106,15 +109,27 @@ class Agent:
         self._keeper = TrustKeeper(
             folder=state.trust, book=self._trust, catalogue=self._analyses, database=database, clock=utc_now
         )
+        self._identity = load_identity(state)
+        self._witness = LogWitness(
+            database=database,
+            keys=WitnessKeys(
+                federation=config.federation,
+                node=config.node,
+                own=self._identity.signing,
+                coordinator=self._coordinator_log_key,
+                report=self._reporter.release_logged,
+            ),
+            clock=utc_now,
+        )
         self._wishes = Wishes()
         self._situation = Situation(
             site=Site(config.federation, config.node),
             analyses=self._analyses,
             policy=policy.current,
             trust=self._trust.current,
-            keys=load_identity(state).public,
+            keys=self._identity.public,
             draining=lambda: self._wishes.draining,
-            alarm=self._trust_alarm,
+            alarm=self._witness.alarm,
         )
         self._offers = Offers(situation=self._situation, reporter=self._reporter)
         self._standing = Standing()
@@ -144,6 +159,7 @@ class Agent:
             instance_id=str(uuid4()),
             policy_digest=lambda: self._policy.digest().encode(),
             load=self._load,
+            witness=self._witness,
         )
         return Link(
             endpoint=self._config.node_endpoint,
@@ -156,9 +172,10 @@ class Agent:
             standing=self._standing,
         )
 
-    def _trust_alarm(self) -> bool:
-        """Say whether the coordinator's audit log was seen to fork; who watches that log answers here."""
-        return False
+    def _coordinator_log_key(self) -> Ed25519PublicKey | None:
+        """Return what the coordinator signs its checkpoints with; None before there is a directory."""
+        view = self._trust.current()
+        return None if view is None else signing_key(view.directory.coordinator_log_key)
 
     async def _load(self) -> tuple[int, int]:
         active = await self._database.run(active_runs)
@@ -171,7 +188,7 @@ class Agent:
             reporter=self._reporter,
             notary=Notary(
                 node=self._config.node,
-                signer=KeySigner(self._config.node, load_identity(self._state).signing),
+                signer=KeySigner(self._config.node, self._identity.signing),
                 trust=self._trust.current,
                 policy_digest=self._policy.digest,
                 approvals_of=approvals_of,
@@ -194,6 +211,7 @@ class Agent:
             database=self._database,
             link=self._standing_json,
             policy_digest=self._policy.digest,
+            logs=self._witness.standing,
             trust=lambda: {**self._trust.standing(), "analyses": approved_digests(self._analyses)},
         )
         airlock = Airlock(database=self._database, gate=gate, bells=self._bells, clock=utc_now)
@@ -202,7 +220,7 @@ class Agent:
             datasets=self._datasets,
             airlock=airlock,
             policy=self._policy_changes,
-            audit=AuditTrail(database=self._database),
+            audit=AuditTrail(database=self._database, witness=self._witness, clock=utc_now),
             approvals=Approvals(
                 database=self._database,
                 situation=self._situation,
@@ -230,6 +248,7 @@ class Agent:
         await self._datasets.sweep()
         await self._policy_changes.begin()
         await self._keeper.load()
+        await self._witness.begin()
         _log.info("agent_started", node=self._config.node, analyses=sorted(self._analyses))
         await run_all(
             {

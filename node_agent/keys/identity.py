@@ -7,6 +7,8 @@ band, and come back in the directory that they sign.
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +33,7 @@ from node_agent.policy.admission import NodeKeys
 
 SIGNING: Final = "signing.key"
 AGREEMENT: Final = "agreement.key"
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ def load_identity(state: StateFolder) -> NodeIdentity:
     """Return the node's keys.
 
     Raises:
-        HansaError: ``CONFIG_INVALID``; they are missing or damaged.
+        HansaError: ``CONFIG_INVALID``; they are missing or damaged. ``KEY_INVALID``; others may read them.
     """
     signing, agreement = _load(state.keys / SIGNING), _load(state.keys / AGREEMENT)
     if not isinstance(signing, Ed25519PrivateKey) or not isinstance(agreement, X25519PrivateKey):
@@ -91,7 +94,10 @@ def node_card(state: StateFolder) -> dict[str, Any]:
 
 def _load(path: Path) -> object:
     try:
-        return load_pem_private_key(path.read_bytes(), password=None)
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_mode & _OTHERS:
+                raise HansaError(Reason.KEY_INVALID, f"Others may read {path}; run: chmod 600 {path}", field="keys")
+            return load_pem_private_key(file.read(), password=None)
     except OSError as error:
         raise HansaError(
             Reason.CONFIG_INVALID,

@@ -1,4 +1,4 @@
-"""Signs in the node's name: its release statements, with the key of ``keys/signing.key``."""
+"""Signing in the node's name: release statements, and checkpoints of its log."""
 
 from __future__ import annotations
 

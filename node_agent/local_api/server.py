@@ -70,7 +70,7 @@ class _Decline(_Strict):
     by: str
 
 
-class _SignedByPerson(_Strict):
+class _Enveloped(_Strict):
     # DSSE's JSON, as a text: the bytes that were signed.
     envelope: str
 
@@ -273,7 +273,7 @@ async def _body(request: Request, most_bytes: int = _BODY_BYTES) -> bytes:
 
 
 async def _envelope(request: Request) -> Signed:
-    return from_json(_SignedByPerson.model_validate_json(await _body(request)).envelope.encode())
+    return from_json(_Enveloped.model_validate_json(await _body(request)).envelope.encode())
 
 
 def _route(method: str, path: str, handler: Handler) -> Route:

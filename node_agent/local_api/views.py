@@ -70,9 +70,9 @@ async def _no_logs() -> Mapping[str, Any]:
 class Views:
     """Reads of the store.
 
-    ``link`` returns the link's state, reason and since, ``trust`` what the
-    node believes; ``logs`` how far the audit logs are witnessed, and the alarm
-    if the coordinator's has forked.
+    ``link`` returns the link's state, reason and since; ``trust``
+    what it believes; ``logs`` how far the
+    audit logs are witnessed, and the alarm if the coordinator's has forked.
     """
 
     node: str

@@ -16,11 +16,10 @@ from uuid import uuid4
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.orm import Session
 
-from hansa.contract import envelope
 from hansa.contract.approval import Approval, ApprovalLimits, JobApproval, StandingApproval
 from hansa.contract.decision import ReleaseDecision
 from hansa.contract.digests import bundle_digest, digest
-from hansa.contract.envelope import APPROVAL_TYPE, JOB_TYPE, Signed, sign
+from hansa.contract.envelope import APPROVAL_TYPE, DECISION_TYPE, JOB_TYPE, Signed, sign
 from hansa.contract.ids import run_id
 from hansa.contract.job import AnalysisRef, DatasetRef, JobSpec
 from hansa.contract.limits import MAX_VARIANTS
@@ -120,7 +119,7 @@ OPEN_POLICY: Mapping[str, Any] = {
     "approval": {"data_holders": [pinned(HOLDER)]},
     "release": {"mode": "auto"},
 }
-_PEOPLE = ("ada", "bob", "author", "rev1", "rev2", "rev3", HOLDER, "operator-fi", NODE)
+_PEOPLE = ("ada", "bob", "author", "rev1", "rev2", "rev3", HOLDER, "checker-fi", "checker2-fi", "operator-fi", NODE)
 
 
 def make_world(folder: Path) -> TrustWorld:
@@ -293,7 +292,7 @@ class Bench:
             checker=by,
             at=self.now,
         )
-        signed = envelope.sign(envelope.DECISION_TYPE, made.to_bytes(), key_id=by, key=self.world.keys[by])
+        signed = sign(DECISION_TYPE, made.to_bytes(), key_id=by, key=person_key(by))
         return await self.airlock.decide(name, decision, signed)
 
     async def summary(self, name: str) -> SummaryRow:
@@ -329,9 +328,22 @@ def make_bench(folder: Path, policy: Mapping[str, Any] = OPEN_POLICY, *, approve
 
 
 def open_bench(
-    state: StateFolder, world: TrustWorld, policy: Mapping[str, Any] = OPEN_POLICY, *, approved: bool = True
+    state: StateFolder,
+    world: TrustWorld,
+    policy: Mapping[str, Any] = OPEN_POLICY,
+    *,
+    approved: bool = True,
+    trusted: bool = True,
 ) -> Bench:
-    """Return the parts of FI on the store in ``state``; twice on one is a restart."""
+    """Return the parts of FI on the store in ``state``; twice on one is a restart.
+
+    Args:
+        state: a state folder.
+        world: the federation, of this node among others.
+        policy: the node's.
+        approved: whether its data holder has given a standing approval.
+        trusted: whether what the world says is in force already; else the keeper has to fetch it.
+    """
     database = Database.open(state.database)
     reporter, bells, wishes, trust = WireReporter(NODE), Bells(), Wishes(), TrustBook()
     catalogue = Catalogue(state.analyses, trust.current)
@@ -349,7 +361,7 @@ def open_bench(
     entry = world.directory.node(NODE)
     assert entry is not None
     situation = Situation(
-        site=Site(FEDERATION, NODE),
+        site=Site(world.directory.federation, NODE),
         analyses=catalogue,
         policy=current,
         trust=trust.current,
@@ -363,7 +375,7 @@ def open_bench(
         reporter=reporter,
         notary=Notary(
             node=NODE,
-            signer=KeySigner(NODE, world.keys[NODE]),
+            signer=KeySigner(NODE, person_key(NODE)),
             trust=trust.current,
             policy_digest=lambda: policy_digest(held[0].policy),
             approvals_of=approvals_of,
@@ -402,8 +414,11 @@ def open_bench(
         keeper=TrustKeeper(folder=state.trust, book=trust, catalogue=catalogue, database=database, clock=clock),
     )
     held.append(bench)
-    bench.trust_now()
-    database._transact(partial(_seed, snapshot=snapshot, approved=approved))
+    if trusted:
+        bench.trust_now()
+    (dataset,) = (name for name in world.directory.projects[0].datasets if name.startswith(f"{NODE}/"))
+    name = dataset.removeprefix(f"{NODE}/")
+    database._transact(partial(_seed, dataset=name, snapshot=snapshot, approved=approved))
     return bench
 
 
@@ -416,16 +431,16 @@ def make_snapshot(folder: Path) -> Path:
     return folder
 
 
-def _seed(session: Session, snapshot: Path, *, approved: bool) -> None:
+def _seed(session: Session, dataset: str, snapshot: Path, *, approved: bool) -> None:
     found_store(session, str(uuid4()))
-    if session.get(DatasetRow, "FI-lct") is not None:
+    if session.get(DatasetRow, dataset) is not None:
         return
     if approved:
         approval = standing()
         keep_approval(session, approved_by(approval), approval, START)
     session.add(
         DatasetRow(
-            dataset_id="FI-lct",
+            dataset_id=dataset,
             snapshot=SNAPSHOT,
             build="GRCh37",
             folder=str(snapshot),
