@@ -50,6 +50,7 @@ class Honest:
     """A job as its researcher signed it, with what its run must be."""
 
     run_id: str
+    payload: bytes
     what: tuple[object, ...]
 
 
@@ -133,7 +134,7 @@ class BesiegedNode:
         executed = self.worker.executed[before.executed :]
         uploads = self.evil.uploads[before.uploads :]
         for run in executed:
-            self._note(name, self._execution_fault(run))
+            self._note(name, self._execution_fault(run) or await self._other_bytes(run.run_id))
         for upload in uploads:
             good = upload.header.run_id in self.honest and upload.content == self.released
             self._note(name, "" if good else f"another release: {upload.header.run_id}")
@@ -150,6 +151,11 @@ class BesiegedNode:
         if [other.run_id for other in self.worker.executed].count(run.run_id) > 1:
             return f"executed twice: {run.run_id}"
         return "" if run.what == expected.what else f"executed something else: {run.what}, not {expected.what}"
+
+    async def _other_bytes(self, run_id: str) -> str:
+        """Return what is wrong where the node ran a job whose bytes its researcher did not sign."""
+        stored = await self.database.run(lambda session: session.get_one(RunRow, run_id).payload)
+        return "" if stored == self.honest[run_id].payload else f"executed other bytes: {run_id}"
 
     def _note(self, name: str, fault: str) -> None:
         if fault:
