@@ -21,7 +21,7 @@ from hansa.contract.digests import digest
 from hansa.contract.envelope import APPROVAL_TYPE, JOB_TYPE, Signed
 from hansa.contract.ids import NodeId, run_id
 from hansa.contract.job import DatasetRef, JobSpec
-from hansa.contract.raw_keys import key_digest, key_text
+from hansa.contract.raw_keys import key_digest
 from hansa.runtime.clock import utc_now
 from hansa.v1 import node_service_pb2 as wire
 from hansa.v1 import types_pb2
@@ -32,7 +32,7 @@ from node_agent.keys.credential import SERVER_CA, store_credential
 from node_agent.policy.file import store_policy
 from node_agent.policy.policy import policy_of
 from node_agent.store.database import Database
-from tests.support.agent import SNAPSHOT, collected, make_snapshot, _found
+from tests.support.agent import SNAPSHOT, _found, collected, make_snapshot
 from tests.support.besieged_node import BesiegedNode, Honest
 from tests.support.evil_coordinator import EvilCoordinator, Mirror, serving
 from tests.support.trust_world import FEDERATION, PROJECT, TrustWorld, build_trust_world
