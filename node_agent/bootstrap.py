@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -13,11 +13,14 @@ from uuid import uuid4
 
 import structlog
 import uvicorn
+from sqlalchemy.orm import Session
 
 from hansa.runtime.clock import utc_now
 from hansa.runtime.logging import set_up_logging
 from hansa.runtime.supervisor import run_all, stop_on_signals
+from hansa.trust.view import TrustView
 from node_agent.airlock.gate import Airlock, Gate
+from node_agent.airlock.statements import Notary
 from node_agent.audit.trail import AuditTrail
 from node_agent.catalogue import analysis_folders, installed_analyses
 from node_agent.config import AgentConfig, StateFolder, load_config, lock_state_folder, short_path
@@ -25,6 +28,7 @@ from node_agent.datasets import Datasets
 from node_agent.execution.broker import EmbeddedBroker, broker_url
 from node_agent.execution.celery_app import enqueue_run, make_app
 from node_agent.executions import Executions
+from node_agent.keys.signing import KeySigner, load_signing_key
 from node_agent.link.commands import Commands, Wishes
 from node_agent.link.daemon import Link, Standing
 from node_agent.link.encoding import WireReporter
@@ -94,6 +98,9 @@ class Agent:
         self._reporter = WireReporter(config.node)
         self._analyses = installed_analyses(analysis_folders(config.analyses_dir))
         self._standing = Standing()
+        # Until the trust repository has come in, nothing is released.
+        self._trust: Callable[[], TrustView | None] = lambda: None
+        self._approvals_of: Callable[[Session, str], Sequence[str]] = lambda _session, _run_id: ()
         self._datasets = Datasets(
             database=database, state=state, reporter=self._reporter, bells=self._bells, clock=utc_now
         )
@@ -144,7 +151,18 @@ class Agent:
         return max(self._policy.current().admission.max_active_runs - active, 0), active
 
     def _api(self) -> LocalApi:
-        gate = Gate(analyses=self._analyses, policy=self._policy.current, reporter=self._reporter)
+        gate = Gate(
+            analyses=self._analyses,
+            policy=self._policy.current,
+            reporter=self._reporter,
+            notary=Notary(
+                node=self._config.node,
+                signer=KeySigner(self._config.node, load_signing_key(self._state)),
+                trust=self._trust,
+                policy_digest=self._policy.digest,
+                approvals_of=self._approvals_of,
+            ),
+        )
         executions = Executions(
             database=self._database,
             state=self._state,

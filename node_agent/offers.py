@@ -15,6 +15,7 @@ from hansa.contract.errors import HansaError, Reason, RunReason
 from hansa.contract.ids import is_run_id, run_id
 from hansa.contract.job import JobSpec, parse_job
 from hansa.contract.states import RunEvent, RunState
+from node_agent.airlock.decisions import forget_decisions
 from node_agent.audit.entries import offer_accepted, offer_declined
 from node_agent.audit.log import append
 from node_agent.catalogue import InstalledAnalysis
@@ -76,6 +77,7 @@ class Offers:
             undecided = session.get(SummaryRow, known.run_id)
             for old in (known, undecided) if undecided is not None else (known,):
                 session.delete(old)
+            forget_decisions(session, known.run_id)
             session.flush()
         session.add(run)
         session.flush()

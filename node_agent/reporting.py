@@ -14,6 +14,7 @@ from typing import Protocol
 
 from sqlalchemy.orm import Session
 
+from hansa.contract.envelope import Signed
 from hansa.contract.states import RunEvent, RunState, next_run_state
 from node_agent.store.models import DatasetRow, RunRow
 from node_agent.store.outbox import append_event
@@ -25,8 +26,8 @@ class Reporter(Protocol):
     def run(self, run: RunRow, now: datetime) -> bytes:
         """Return the report of ``run``'s present state."""
 
-    def released(self, run: RunRow, digest: bytes, size: int, now: datetime) -> bytes:
-        """Return the report that ``run``'s summary was released."""
+    def released(self, run: RunRow, outgoing: bytes, statement: Signed, now: datetime) -> bytes:
+        """Return the report that ``run``'s summary was released as these bytes, with the statement of it."""
 
     def inventory(self, datasets: Sequence[DatasetRow], now: datetime) -> bytes:
         """Return the report of all datasets that the node offers."""

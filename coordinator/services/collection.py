@@ -110,7 +110,7 @@ def expected(session: Session, announced: Announced) -> Manifest | None:
     awaited = _awaited(session, announced)
     if awaited.stored is not None:
         return None
-    return manifest_of(session, awaited.analysis_name, awaited.analysis_version)
+    return manifest_of(session, awaited.analysis_digest)
 
 
 def _awaited(session: Session, announced: Announced) -> Awaited:

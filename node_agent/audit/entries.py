@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from hansa.contract.decision import ReleaseDecision
 from hansa.contract.errors import RunReason
 from hansa.contract.job import JobSpec
 from node_agent.store.models import DatasetRow, RunRow
@@ -29,6 +30,7 @@ class Action(enum.StrEnum):
     DATASET_REMOVED = "dataset_removed"
     POLICY_CHANGED = "policy_changed"
     EXECUTION_STARTED = "execution_started"
+    RELEASE_DECIDED = "release_decided"
     SUMMARY_RELEASED = "summary_released"
     SUMMARY_WITHHELD = "summary_withheld"
 
@@ -104,9 +106,28 @@ class Judgement:
     reason: str
 
 
-def summary_released(run: RunRow, digest: bytes, judgement: Judgement) -> Entry:
-    """Return the entry of a summary that may leave: exactly the bytes of ``digest``."""
-    return _decided(Action.SUMMARY_RELEASED, run, f"sha256:{digest.hex()}", judgement)
+def release_decided(run: RunRow, decision: ReleaseDecision, signed_digest: str) -> Entry:
+    """Return the entry of an output checker's signed decision.
+
+    Args:
+        run: the run whose summary waits.
+        decision: what the checker signed.
+        signed_digest: of the signed payload.
+    """
+    facts = {
+        **_of_run(run),
+        "execution": run.execution,
+        "summary": decision.summary_digest,
+        "decision": decision.decision,
+        "signed": signed_digest,
+    }
+    subjects = {"by": decision.checker, "reason": decision.reason}
+    return Entry(action=Action.RELEASE_DECIDED, facts=facts, subjects=subjects)
+
+
+def summary_released(run: RunRow, outgoing: bytes, judgement: Judgement) -> Entry:
+    """Return the entry of a summary that may leave: exactly the bytes of the digest ``outgoing``."""
+    return _decided(Action.SUMMARY_RELEASED, run, f"sha256:{outgoing.hex()}", judgement)
 
 
 def summary_withheld(run: RunRow, digest: bytes | None, judgement: Judgement) -> Entry:

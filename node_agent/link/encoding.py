@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from hansa.contract.envelope import Signed
 from hansa.contract.outbox import Head
 from hansa.v1 import node_service_pb2, types_pb2
 from node_agent.store.models import DatasetRow, RunRow
@@ -49,14 +51,18 @@ class WireReporter:
         body = node_service_pb2.EventBody(occurred_at=timestamp(now), run_reported=report)
         return body.SerializeToString(deterministic=True)
 
-    def released(self, run: RunRow, digest: bytes, size: int, now: datetime) -> bytes:
-        """Return a ``SummaryReleased``."""
+    def released(self, run: RunRow, outgoing: bytes, statement: Signed, now: datetime) -> bytes:
+        """Return a ``SummaryReleased`` with the signed statement."""
+        signature = types_pb2.Signature(key_id=statement.key_id, signature=statement.signature)
         report = node_service_pb2.SummaryReleased(
             run_id=run.run_id,
             attempt=run.attempt,
             execution=run.execution,
-            summary_digest=digest,
-            summary_size=size,
+            summary_digest=hashlib.sha256(outgoing).digest(),
+            summary_size=len(outgoing),
+            statement=types_pb2.Envelope(
+                payload_type=statement.payload_type, payload=statement.payload, signatures=[signature]
+            ),
         )
         body = node_service_pb2.EventBody(occurred_at=timestamp(now), summary_released=report)
         return body.SerializeToString(deterministic=True)

@@ -81,13 +81,10 @@ class AgentClient:
         """Return a waiting summary with what the checks found."""
         return self._call("GET", f"/v1/airlock/{run_id}")
 
-    def release(self, run_id: str, *, reason: str, by: str) -> dict[str, Any]:
-        """Let the summary leave; return the run."""
-        return _inner(self._call("POST", f"/v1/airlock/{run_id}/release", {"reason": reason, "by": by}), "run")
-
-    def withhold(self, run_id: str, *, reason: str, by: str) -> dict[str, Any]:
-        """Keep the summary here for good; return the run."""
-        return _inner(self._call("POST", f"/v1/airlock/{run_id}/withhold", {"reason": reason, "by": by}), "run")
+    def decide(self, run_id: str, verb: str, envelope: bytes) -> dict[str, Any]:
+        """Hand in a signed decision (DSSE JSON); ``verb`` is release or withhold. Return the run."""
+        body = {"envelope": envelope.decode()}
+        return _inner(self._call("POST", f"/v1/airlock/{run_id}/{verb}", body), "run")
 
     def policy(self) -> dict[str, Any]:
         """Return the policy in force and its digest."""

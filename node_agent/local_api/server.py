@@ -18,9 +18,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from hansa.contract.envelope import from_json
 from hansa.contract.errors import Code, HansaError, Reason
 from hansa.contract.limits import SUMMARY_BYTES
-from node_agent.airlock.gate import RELEASE, WITHHOLD, Airlock, Decision
+from node_agent.airlock.gate import RELEASE, WITHHOLD, Airlock
 from node_agent.audit.trail import MOST_ENTRIES, AuditTrail
 from node_agent.datasets import Datasets
 from node_agent.executions import Executions, Finish
@@ -64,8 +65,8 @@ class _AddDataset(_Strict):
 
 
 class _Decide(_Strict):
-    reason: str
-    by: str
+    # DSSE JSON, as the output checker's command made it.
+    envelope: str
 
 
 class _PutPolicy(_Strict):
@@ -174,8 +175,7 @@ class LocalApi:
 
     async def _decide(self, request: Request, decision: str) -> Any:
         body = _Decide.model_validate_json(await _body(request))
-        choice = Decision(decision, by=body.by[:64], why=body.reason[:1000])
-        run = await self._airlock.decide(request.path_params["id"], choice)
+        run = await self._airlock.decide(request.path_params["id"], decision, from_json(body.envelope.encode()))
         return {"run": run_json(run)}
 
     async def _show_policy(self, _request: Request) -> Any:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.states import RunState
+from node_agent.airlock.decisions import decisions_on
 from node_agent.config import StateFolder
 from node_agent.store.database import Database
 from node_agent.store.models import DatasetRow, RunRow, SummaryRow
@@ -112,6 +113,12 @@ class Views:
                 "checks": row.checks,
                 "summary": json.loads(row.summary),
                 "digest": f"sha256:{row.digest.hex()}",
+                "node": self.node,
+                "release_class": row.release_class,
+                "decisions": [
+                    {"checker": one.checker, "decision": one.decision, "at": one.decided_at.isoformat()}
+                    for one in decisions_on(session, run_id)
+                ],
                 "decision": row.decision,
                 "decided_by": row.decided_by,
                 "decision_reason": row.decision_reason,

@@ -49,9 +49,9 @@ class AdmissionPolicy(_Strict):
 
 
 class ReleasePolicy(_Strict):
-    """Whether a cleared summary waits in the airlock for a person."""
+    """How many people look at a cleared summary before it leaves; a job may ask for more, never for fewer."""
 
-    mode: Literal["manual", "auto"] = "manual"
+    mode: Literal["manual", "auto", "dual"] = "manual"
 
 
 class DisclosurePolicy(_Strict):

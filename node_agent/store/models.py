@@ -93,8 +93,10 @@ class RunRow(Base):
 class SummaryRow(Base):
     """A cleared summary in the airlock and, once released, in the spool.
 
-    ``summary`` is what leaves, byte for byte; it is made once and never
-    changed. ``decision`` is empty while the summary waits.
+    ``summary`` is what the rules cleared and what people decide on. ``outgoing``
+    is what leaves, byte for byte: the summary or its sealed form; ``statement``
+    is the signed statement of it (DSSE JSON). Both are made once, with the
+    release. ``decision`` is empty while the summary waits.
     """
 
     __tablename__ = "summaries"
@@ -111,6 +113,24 @@ class SummaryRow(Base):
     decision_reason: Mapped[str] = mapped_column(String(1000))
     decided_at: Mapped[datetime | None]
     uploaded_at: Mapped[datetime | None]
+    # A summary that waited when the column came goes on waiting for one person at least.
+    release_class: Mapped[str] = mapped_column(String(8), server_default="manual")
+    outgoing: Mapped[bytes | None] = mapped_column(LargeBinary)
+    statement: Mapped[bytes | None] = mapped_column(LargeBinary)
+
+
+class ReleaseDecisionRow(Base):
+    """An output checker's decision on a summary that waits: one per person, as they signed it."""
+
+    __tablename__ = "release_decisions"
+
+    run_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    checker: Mapped[str] = mapped_column(String(64), primary_key=True)
+    decision: Mapped[str] = mapped_column(String(10))
+    # Of the signed payload.
+    digest: Mapped[str] = mapped_column(String(71))
+    envelope: Mapped[bytes] = mapped_column(LargeBinary)
+    decided_at: Mapped[datetime]
 
 
 class DatasetRow(Base):

@@ -15,26 +15,32 @@ from uuid import uuid4
 
 from sqlalchemy.orm import Session
 
+from hansa.contract import envelope
+from hansa.contract.decision import ReleaseDecision
 from hansa.contract.digests import digest
 from hansa.contract.envelope import JOB_TYPE
 from hansa.contract.ids import run_id
 from hansa.contract.job import AnalysisRef, DatasetRef, JobSpec
 from hansa.contract.manifest import Manifest
+from hansa.trust.view import TrustView
 from hansa.v1 import node_service_pb2, types_pb2
 from node_agent.airlock.gate import Airlock, Gate
+from node_agent.airlock.statements import Notary
 from node_agent.catalogue import InstalledAnalysis
 from node_agent.config import StateFolder, create_state_folder
 from node_agent.executions import Executions
+from node_agent.keys.signing import KeySigner
 from node_agent.link.commands import Commands, Wishes
 from node_agent.link.encoding import WireReporter
 from node_agent.offers import Offers, SignedOffer
-from node_agent.policy.policy import Policy, policy_of
+from node_agent.policy.policy import Policy, policy_digest, policy_of
 from node_agent.reporting import Bells
 from node_agent.scheduling import Scheduler
 from node_agent.staging.snapshot import SNAPSHOT_FILE, SNAPSHOT_FILES, record_bytes
 from node_agent.store.database import Database
-from node_agent.store.models import DatasetRow, EventRow, RunRow
+from node_agent.store.models import DatasetRow, EventRow, RunRow, SummaryRow
 from node_agent.store.outbox import event_head, found_store
+from tests.support.small_directory import FEDERATION, signing_key_of, small_directory, view_of
 
 T = TypeVar("T")
 
@@ -93,7 +99,10 @@ OPEN_POLICY: Mapping[str, Any] = {
 def job(*, deadline: timedelta = timedelta(minutes=30), **changes: Any) -> JobSpec:
     """Return a job for FI (and ES) that the open policy admits."""
     values: dict[str, Any] = {
+        "federation": FEDERATION,
+        "directory_version": 1,
         "job_id": str(uuid4()),
+        "project": "demo",
         "nonce": secrets.token_hex(16),
         "submitter": "ada",
         "analysis": AnalysisRef(name="allele-frequency", version="1.0", digest=DIGEST),
@@ -149,6 +158,8 @@ class Bench:
     bells: Bells
     now: datetime = START
     enqueued: list[str] = field(default_factory=list)
+    trust: TrustView | None = field(default_factory=lambda: view_of(small_directory()))
+    approvals: tuple[str, ...] = (digest(b"an approval"),)
 
     async def offer(self, signed: SignedOffer) -> RunRow:
         """Receive an offer as the link does; return the run."""
@@ -169,6 +180,25 @@ class Bench:
         await self.step()
         await self.executions.claim(run.run_id, "worker-1")
         return await self.run(run.run_id)
+
+    async def decide(self, name: str, decision: Any, *, why: str = "fine", by: str = "pia") -> RunRow:
+        """Hand in the decision of ``by`` on what waits of a run, signed; return the run."""
+        row = await self.summary(name)
+        made = ReleaseDecision(
+            node=NODE,
+            run_id=name,
+            summary_digest=f"sha256:{row.digest.hex()}",
+            decision=decision,
+            reason=why,
+            checker=by,
+            at=self.now,
+        )
+        signed = envelope.sign(envelope.DECISION_TYPE, made.to_bytes(), key_id=by, key=signing_key_of(by))
+        return await self.airlock.decide(name, decision, signed)
+
+    async def summary(self, name: str) -> SummaryRow:
+        """Return what the airlock holds of a run."""
+        return await self.database.run(lambda session: session.get_one(SummaryRow, name))
 
     async def reports(self, name: str) -> list[str]:
         """Return the states that were reported of a run, in order."""
@@ -205,7 +235,18 @@ def make_bench(folder: Path, policy: Mapping[str, Any] = OPEN_POLICY) -> Bench:
     def enqueue(name: str) -> None:
         held[0].enqueued.append(name)
 
-    gate = Gate(analyses=analyses, policy=current, reporter=reporter)
+    gate = Gate(
+        analyses=analyses,
+        policy=current,
+        reporter=reporter,
+        notary=Notary(
+            node=NODE,
+            signer=KeySigner(NODE, signing_key_of(NODE)),
+            trust=lambda: held[0].trust,
+            policy_digest=lambda: policy_digest(held[0].policy),
+            approvals_of=lambda _session, _run_id: held[0].approvals,
+        ),
+    )
     wishes = Wishes()
     offers = Offers(node=NODE, analyses=analyses, policy=current, draining=lambda: wishes.draining, reporter=reporter)
     snapshot = make_snapshot(state.datasets / "FI-lct" / SNAPSHOT.removeprefix("sha256:"))

@@ -16,7 +16,7 @@ from hansa.contract.envelope import JOB_TYPE
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.outbox import Head
 from hansa.v1 import node_service_pb2, types_pb2
-from node_agent.airlock.gate import RELEASE, WITHHOLD, Decision
+from node_agent.airlock.gate import RELEASE, WITHHOLD
 from node_agent.airlock.released import NotReleasedError, released_summary
 from node_agent.config import StateFolder
 from node_agent.executions import Finish, Outcome
@@ -191,17 +191,17 @@ async def test_in_manual_mode_nothing_leaves_before_a_person_decides(manual: Ben
     assert (await manual.run(run.run_id)).state == "AWAITING_RELEASE"
     with pytest.raises(NotReleasedError):
         released_summary(row)
-    await manual.airlock.decide(run.run_id, Decision(RELEASE, "kaisa", "counts are large"))
+    await manual.decide(run.run_id, RELEASE, why="counts are large")
     assert (await manual.run(run.run_id)).state == "RELEASED"
     with pytest.raises(HansaError) as twice:
-        await manual.airlock.decide(run.run_id, Decision(WITHHOLD, "kaisa", "second thoughts"))
+        await manual.decide(run.run_id, WITHHOLD, why="second thoughts")
     assert twice.value.reason is Reason.RELEASE_CONFLICT
 
 
 async def test_a_withheld_summary_says_withheld_and_nothing_else(manual: Bench) -> None:
     run = await manual.running(job())
     await manual.executions.finish(summary(run.run_id, run.execution))
-    await manual.airlock.decide(run.run_id, Decision(WITHHOLD, "kaisa", "the cohort is special"))
+    await manual.decide(run.run_id, WITHHOLD, why="the cohort is special")
     ended = await manual.run(run.run_id)
     assert (ended.state, ended.reason) == ("WITHHELD", "WITHHELD")
 
@@ -210,16 +210,17 @@ async def test_a_decision_needs_a_reason(manual: Bench) -> None:
     run = await manual.running(job())
     await manual.executions.finish(summary(run.run_id, run.execution))
     with pytest.raises(HansaError) as refused:
-        await manual.airlock.decide(run.run_id, Decision(RELEASE, "kaisa", "  "))
-    assert refused.value.reason is Reason.PARAMETER_MISSING
+        await manual.decide(run.run_id, RELEASE, why="  ")
+    assert (refused.value.reason, refused.value.field) == (Reason.DECISION_INVALID, "reason")
 
 
 async def test_bytes_changed_after_the_decision_do_not_leave(manual: Bench) -> None:
     run = await manual.running(job())
     await manual.executions.finish(summary(run.run_id, run.execution))
-    await manual.airlock.decide(run.run_id, Decision(RELEASE, "kaisa", "fine"))
+    await manual.decide(run.run_id, RELEASE, why="fine")
     row = await manual.database.run(lambda session: session.get_one(SummaryRow, run.run_id))
-    row.summary = row.summary + b" "
+    assert row.outgoing is not None
+    row.outgoing = row.outgoing + b" "
     with pytest.raises(NotReleasedError):
         released_summary(row)
 
