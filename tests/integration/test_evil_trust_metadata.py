@@ -28,6 +28,7 @@ from tests.support.evil_coordinator import Mirror
 from tests.support.forged_metadata import Forger, keyid
 from tests.support.json_mutants import JsonMutant, json_mutants, raw_mutants
 from tests.support.siege import files_of
+from tests.support.tally import report
 from tests.support.trust_world import TrustWorld, build_trust_world
 
 pytestmark = pytest.mark.slow
@@ -149,7 +150,7 @@ def test_evil_every_value_of_a_roles_metadata_changed_once_is_refused_or_means_t
 ) -> None:
     answers = {name: bench.answer(files) for name, files in forgeries(bench.world, role)}
 
-    print(f"\n{role}: {len(answers)} mutants: {dict(Counter(answers.values()))}")
+    report(f"{role} metadata, each value changed once", Counter(answers.values()))
     assert len(answers) >= 60
     if role in ("root", "targets"):
         # Signed with on-line keys, nothing that people sign with theirs comes into force.
@@ -174,7 +175,7 @@ def test_evil_every_file_of_the_repository_with_one_bit_flipped_is_refused(bench
                 assert view.directory == bench.new.directory
                 assert not view.analyses
                 answers["the analysis is not there"] += 1
-    print(f"\ncontent of targets: {dict(answers)}")
+    report("files of the repository, one bit flipped", answers)
 
 
 @pytest.mark.parametrize("role", ROLES)

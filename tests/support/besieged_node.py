@@ -28,6 +28,7 @@ from node_agent.audit.entries import Action
 from node_agent.audit.log import leaves, size_of
 from node_agent.bootstrap import Agent
 from node_agent.config import AgentConfig, StateFolder
+from node_agent.local_api.client import AgentClient
 from node_agent.policy.book import PolicyBook
 from node_agent.store.database import Database
 from node_agent.store.models import RunRow, SummaryRow
@@ -107,6 +108,25 @@ class BesiegedNode:
         self.outcomes[outcome] += 1
         return outcome
 
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Return once something is true of what this process can see."""
+        async with asyncio.timeout(PATIENCE):
+            while not true():  # noqa: ASYNC110 - of whatever the test looks at
+                await asyncio.sleep(0.002)
+
+    def trusted(self) -> int:
+        """Return the version of the directory that the node has put in force."""
+        return max((entry["directory"] for entry in self.logs if entry["event"] == "trust_in_force"), default=0)
+
+    def refreshes(self) -> int:
+        """Return how often the node has looked at the repository and came to an end."""
+        return sum(entry["event"] in ("trust_in_force", "trust_not_refreshed", "trust_current") for entry in self.logs)
+
+    async def local(self, method: str, *arguments: Any, **named: Any) -> Any:
+        """Call the agent's local API as the node's own commands do."""
+        call = getattr(AgentClient(self.state), method)
+        return await asyncio.to_thread(call, *arguments, **named)
+
     async def seen(self) -> Seen:
         """Return how much of everything there is now."""
 
@@ -136,7 +156,7 @@ class BesiegedNode:
         for run in executed:
             self._note(name, self._execution_fault(run) or await self._other_bytes(run.run_id))
         for upload in uploads:
-            good = upload.header.run_id in self.honest and upload.content == self.released
+            good = upload.header.run_id in self.honest and upload.content == (self.released or upload.content)
             self._note(name, "" if good else f"another release: {upload.header.run_id}")
         if executed or uploads:
             return Outcome.HONEST

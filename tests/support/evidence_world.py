@@ -39,8 +39,8 @@ from hansa.contract.notes import Checkpoint, coordinator_origin, cosign, node_or
 from hansa.contract.raw_keys import agreement_key, key_text
 from hansa.contract.receipt import RULES, subject_name
 from hansa.contract.sealing import SealContext, seal
-from hansa.contract.states import JobState, RunState
 from hansa.contract.statement import Decider, LogPlace, Release, RuleOutcome, Statement, Subject, SubjectDigest
+from hansa.contract.states import JobState, RunState
 from hansa.contract.summary import parse_summary
 from hansa.sdk.evidence import JOB_FILE, METADATA, RESULT_FILE, TARGETS, statement_file, summary_file
 from hansa.sdk.verification import Verifier
@@ -261,12 +261,8 @@ class EvidenceWorld:
     def _node_log(self, federation: str, node: str, index: int) -> dict[str, bytes]:
         log, origin = self.logs[node], node_origin(federation, node)
         note = sign_checkpoint(log.checkpoint(origin), self.trust.keys[node])
-        line = cosign(
-            note.checkpoint, name=coordinator_origin(federation), key=self.trust.keys[COORDINATOR], seconds=1
-        )
-        proof = NodeProof(
-            size=len(log.bodies), index=index, body=log.bodies[index].decode(), hashes=log.proof(index)
-        )
+        line = cosign(note.checkpoint, name=coordinator_origin(federation), key=self.trust.keys[COORDINATOR], seconds=1)
+        proof = NodeProof(size=len(log.bodies), index=index, body=log.bodies[index].decode(), hashes=log.proof(index))
         return {node_checkpoint_file(node): note.plus(line).to_bytes(), node_proof_file(node): file_bytes(proof)}
 
 

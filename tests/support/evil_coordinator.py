@@ -26,8 +26,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.message import Message
+from grpc_status import rpc_status
 
+from coordinator.api.errors import status_of
 from coordinator.ca.authority import Authority, Window, create_authority, issue_node, issue_server
+from hansa.contract.errors import HansaError, Reason
 from hansa.contract.limits import CHUNK_BYTES
 from hansa.contract.outbox import Head
 from hansa.runtime.channels import SERVER_OPTIONS
@@ -240,7 +243,7 @@ class EvilCoordinator(node_service_pb2_grpc.NodeServiceServicer, trust_service_p
 
     async def _chunks(self, content: bytes | None, context: Context) -> AsyncIterator[bytes]:
         if content is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such file")
+            await context.abort_with_status(rpc_status.to_status(status_of(HansaError(Reason.TRUST_UNKNOWN))))
             raise AssertionError("abort returned")
         for start in range(0, max(len(content), 1), CHUNK_BYTES):
             yield content[start : start + CHUNK_BYTES]

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hansa.contract import envelope
 from hansa.contract.approval import Approval, JobApproval, StandingApproval
 from hansa.contract.digests import digest
-from hansa.contract.envelope import APPROVAL_TYPE, JOB_TYPE, Signed
+from hansa.contract.envelope import APPROVAL_TYPE, JOB_TYPE, Signed, to_json
 from hansa.contract.ids import NodeId, run_id
 from hansa.contract.job import DatasetRef, JobSpec
 from hansa.contract.raw_keys import key_digest
@@ -26,14 +26,14 @@ from hansa.runtime.clock import utc_now
 from hansa.v1 import node_service_pb2 as wire
 from hansa.v1 import types_pb2
 from node_agent.catalogue import shipped_analyses
-from node_agent.config import AgentConfig, StateFolder, config_text, create_state_folder
+from node_agent.config import PINNED_ROOT, AgentConfig, StateFolder, config_text, create_state_folder
 from node_agent.durable import write_durably
 from node_agent.keys.credential import SERVER_CA, store_credential
 from node_agent.policy.file import store_policy
 from node_agent.policy.policy import policy_of
 from node_agent.store.database import Database
 from tests.support.agent import SNAPSHOT, _found, collected, make_snapshot
-from tests.support.besieged_node import BesiegedNode, Honest
+from tests.support.besieged_node import BesiegedNode, Honest, Outcome
 from tests.support.evil_coordinator import EvilCoordinator, Mirror, serving
 from tests.support.trust_world import FEDERATION, PROJECT, TrustWorld, build_trust_world
 from tests.support.worker_double import WorkerDouble
@@ -127,6 +127,28 @@ class Siege:
         """Give the coordinator what the world has in force."""
         self.evil.mirror = Mirror(files_of(self.world))
 
+    async def open(self) -> bytes:
+        """Bring the running node to where honest jobs run: trust is in force, its data holder has said yes.
+
+        Return what the node releases of an honest job.
+        """
+        await self.evil.session()
+        await self.node.until(lambda: self.node.trusted() >= self.world.directory.version)
+        await self.node.local("add_approval", to_json(self.approve(self.standing())))
+        return await self.baseline()
+
+    async def recover(self) -> None:
+        """Begin an honest session, whatever the one before was told."""
+        self.evil.bend.clear()
+        await self.evil.hang_up()
+        await self.evil.session()
+
+    async def baseline(self) -> bytes:
+        """Let one honest job run; return what was released."""
+        assert await self.node.attempt("honest", lambda: self.evil.command(self.honest())) is Outcome.HONEST
+        self.node.released = self.evil.uploads[-1].content
+        return self.node.released
+
     def _what(self, spec: JobSpec) -> tuple[object, ...]:
         return (
             tuple(sorted(spec.parameters.items())),
@@ -179,6 +201,8 @@ def _furnish(state: StateFolder, world: TrustWorld, evil: EvilCoordinator) -> No
     write_durably(state.keys / SERVER_CA, evil.server_ca.certificate_pem)
     store_credential(state, evil.credential(NODE))
     write_durably(state.keys / "signing.key", pkcs8(world.keys[NODE]))
+    state.trust.mkdir(mode=0o700, exist_ok=True)
+    write_durably(state.trust / PINNED_ROOT, world.root)
     write_durably(state.keys / "agreement.key", pkcs8(world.recipients[NODE]))
     store_policy(state.policy_file, policy_of(policy(world)))
 
