@@ -23,6 +23,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session as Transaction
 
 from hansa.contract.states import RunState
+from hansa.runtime.clock import Clock
 from node_agent import bootstrap
 from node_agent.audit.entries import Action
 from node_agent.audit.log import leaves, size_of
@@ -33,6 +34,7 @@ from node_agent.policy.book import PolicyBook
 from node_agent.store.database import Database
 from node_agent.store.models import RunRow, SummaryRow
 from tests.support.evil_coordinator import PATIENCE, EvilCoordinator
+from tests.support.shifted_clock import ShiftedClock
 from tests.support.worker_double import Executed, WorkerDouble
 
 _MOVING = (RunState.OFFERED, RunState.ACCEPTED, RunState.QUEUED, RunState.STAGING, RunState.RUNNING, RunState.CHECKING)
@@ -75,6 +77,8 @@ class BesiegedNode:
     evil: EvilCoordinator
     database: Database
     worker: WorkerDouble
+    # The node's clock; TLS keeps to the true time.
+    clock: ShiftedClock = field(default_factory=ShiftedClock)
     released: bytes = b""
     honest: dict[str, Honest] = field(default_factory=dict)
     logs: list[Any] = field(default_factory=list)
@@ -86,8 +90,9 @@ class BesiegedNode:
     async def running(self) -> AsyncIterator[None]:
         """Run the agent, as its process would, until the context ends."""
         stop = asyncio.Event()
-        with _no_waits(), structlog.testing.capture_logs() as self.logs:
+        with _no_waits(self.clock), structlog.testing.capture_logs() as self.logs:
             agent = Agent(self.state, self.config, PolicyBook(self.state.policy_file), self.database, self.worker)
+            self.evil.explain = lambda: self.logs[-6:]
             task = asyncio.create_task(agent.run(stop))
             try:
                 yield
@@ -102,8 +107,11 @@ class BesiegedNode:
         What must never happen is noted in ``broken`` under ``name``.
         """
         before = await self.seen()
-        await act()
-        await self.settled()
+        try:
+            await act()
+            await self.settled()
+        except TimeoutError:
+            raise AssertionError(f"{name}: nothing comes to an end; last in the log: {self.logs[-6:]}") from None
         outcome = await self._judge(name, before)
         self.outcomes[outcome] += 1
         return outcome
@@ -209,7 +217,8 @@ class BesiegedNode:
 
 
 @contextmanager
-def _no_waits() -> Iterator[None]:
-    """Let the link come back at once: its jitter draws the lowest number there is."""
-    with patch.object(bootstrap, "random", SimpleNamespace(random=lambda: -1.0)):
+def _no_waits(clock: Clock) -> Iterator[None]:
+    """Let the link come back at once (its jitter draws the lowest number there is), and the agent use ``clock``."""
+    jitter = SimpleNamespace(random=lambda: -1.0)
+    with patch.object(bootstrap, "random", jitter), patch.object(bootstrap, "utc_now", clock):
         yield

@@ -97,6 +97,7 @@ class Session:
     epoch: int
     call: Context
     acks: asyncio.Queue[int] = field(default_factory=asyncio.Queue)
+    hung_up: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     # grpc.aio allows one write at a time.
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -119,6 +120,8 @@ class EvilCoordinator(node_service_pb2_grpc.NodeServiceServicer, trust_service_p
     bend: dict[type[Message], Callable[[Any], Any]] = field(default_factory=dict)
     # How often each trust file was asked for; "timestamp" tells that a refresh has begun.
     asked: list[str] = field(default_factory=list)
+    # What a failure to see a session is told with.
+    explain: Callable[[], object] = lambda: ""
     port: int = 0
     epoch: int = 0
     _session: Session | None = None
@@ -128,8 +131,11 @@ class EvilCoordinator(node_service_pb2_grpc.NodeServiceServicer, trust_service_p
 
     async def session(self) -> Session:
         """Return the session that stands, once there is one."""
-        async with asyncio.timeout(PATIENCE), self._attached:
-            await self._attached.wait_for(lambda: self._session is not None and not self._session.ended.is_set())
+        try:
+            async with asyncio.timeout(PATIENCE), self._attached:
+                await self._attached.wait_for(lambda: self._session is not None and not self._session.ended.is_set())
+        except TimeoutError:
+            raise AssertionError(f"no session; last: {self.explain()}") from None
         assert self._session is not None
         return self._session
 
@@ -164,7 +170,7 @@ class EvilCoordinator(node_service_pb2_grpc.NodeServiceServicer, trust_service_p
     async def hang_up(self) -> None:
         """End the session from here; return once it has ended."""
         session = await self.session()
-        session.call.cancel()  # type: ignore[attr-defined]  # the context of grpc.aio has it
+        session.hung_up.set()
         await session.ended.wait()
 
     def credential(self, node: str) -> Credential:
@@ -183,6 +189,8 @@ class EvilCoordinator(node_service_pb2_grpc.NodeServiceServicer, trust_service_p
         self, frames: AsyncIterator[wire.NodeFrame], context: Context
     ) -> None:
         session = Session(self._next_epoch(), context)
+        reading: asyncio.Task[None] | None = None
+        hanging_up: asyncio.Task[bool] | None = None
         try:
             assert (await anext(frames)).WhichOneof("frame") == "hello"
             await self._write(session, frame(welcome=self.welcome(session.epoch)), bent=True)
@@ -191,11 +199,15 @@ class EvilCoordinator(node_service_pb2_grpc.NodeServiceServicer, trust_service_p
             async with self._attached:
                 self._session = session
                 self._attached.notify_all()
-            async for received in frames:
-                await self._receive(session, received)
+            reading = asyncio.create_task(self._read(session, frames))
+            hanging_up = asyncio.create_task(session.hung_up.wait())
+            await asyncio.wait((reading, hanging_up), return_when=asyncio.FIRST_COMPLETED)
         except StopAsyncIteration:
             pass
         finally:
+            for task in (reading, hanging_up):
+                if task is not None:
+                    task.cancel()
             session.ended.set()
 
     def welcome(self, epoch: int) -> wire.Welcome:
@@ -206,7 +218,8 @@ class EvilCoordinator(node_service_pb2_grpc.NodeServiceServicer, trust_service_p
             store_uuid=self.store_uuid,
             generation=1,
             event_cursor=wire.Head(seq=self.event_head.seq, hash=self.event_head.hash),
-            command_head=wire.Head(seq=self.cursor.seq, hash=self.cursor.hash),
+            # One more than is acknowledged: the node may have applied what we sent last.
+            command_head=wire.Head(seq=self.cursor.seq + 1, hash=self.cursor.hash),
             heartbeat_seconds=1,
         )
 
@@ -247,6 +260,10 @@ class EvilCoordinator(node_service_pb2_grpc.NodeServiceServicer, trust_service_p
             raise AssertionError("abort returned")
         for start in range(0, max(len(content), 1), CHUNK_BYTES):
             yield content[start : start + CHUNK_BYTES]
+
+    async def _read(self, session: Session, frames: AsyncIterator[wire.NodeFrame]) -> None:
+        async for received in frames:
+            await self._receive(session, received)
 
     async def _receive(self, session: Session, received: wire.NodeFrame) -> None:
         kind = received.WhichOneof("frame")

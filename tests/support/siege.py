@@ -14,7 +14,9 @@ from uuid import uuid4
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from sqlalchemy.orm import Session
 
+import node_agent
 from hansa.contract import envelope
 from hansa.contract.approval import Approval, JobApproval, StandingApproval
 from hansa.contract.digests import digest
@@ -25,14 +27,15 @@ from hansa.contract.raw_keys import key_digest
 from hansa.runtime.clock import utc_now
 from hansa.v1 import node_service_pb2 as wire
 from hansa.v1 import types_pb2
-from node_agent.catalogue import shipped_analyses
 from node_agent.config import PINNED_ROOT, AgentConfig, StateFolder, config_text, create_state_folder
 from node_agent.durable import write_durably
 from node_agent.keys.credential import SERVER_CA, store_credential
 from node_agent.policy.file import store_policy
 from node_agent.policy.policy import policy_of
 from node_agent.store.database import Database
-from tests.support.agent import SNAPSHOT, _found, collected, make_snapshot
+from node_agent.store.models import DatasetRow
+from node_agent.store.outbox import found_store
+from tests.support.agent import SNAPSHOT, collected, make_snapshot
 from tests.support.besieged_node import BesiegedNode, Honest, Outcome
 from tests.support.evil_coordinator import EvilCoordinator, Mirror, serving
 from tests.support.trust_world import FEDERATION, PROJECT, TrustWorld, build_trust_world
@@ -42,6 +45,7 @@ NODE: Final = NodeId("FI")
 RESEARCHER: Final = "ada"
 HOLDER: Final = "holder-fi"
 VARIANT: Final = "15:28365618:A:G"
+_ANALYSIS: Final = Path(node_agent.__file__).parent / "analyses" / "allele_frequency"
 _DATASETS: Final = {"FI": "FI-lct", "ES": "ES-lct", "IT": "IT-lct"}
 
 
@@ -182,14 +186,15 @@ def policy(world: TrustWorld) -> Mapping[str, Any]:
 @asynccontextmanager
 async def siege(folder: Path) -> AsyncIterator[Siege]:
     """Serve an evil coordinator and lay out a node that joined while it was honest; the agent is not started."""
-    world = build_trust_world(shipped_analyses() / "allele_frequency", datasets=_DATASETS, now=utc_now())
+    world = build_trust_world(_ANALYSIS, datasets=_DATASETS, now=utc_now())
     async with serving(EvilCoordinator(FEDERATION, mirror=Mirror(files_of(world)))) as evil:
         state = create_state_folder(folder / "state")
         config = AgentConfig(federation=FEDERATION, node=NODE, node_endpoint=f"127.0.0.1:{evil.port}")
         _furnish(state, world, evil)
         write_durably(state.config_file, config_text(config).encode())
         database = Database.open(state.database)
-        _found(database, make_snapshot(state.datasets / _DATASETS[NODE] / SNAPSHOT.removeprefix("sha256:")))
+        snapshot = make_snapshot(state.datasets / _DATASETS[NODE] / SNAPSHOT.removeprefix("sha256:"))
+        await database.run(lambda session: _found(session, snapshot))
         worker = WorkerDouble(state.socket, collected())
         try:
             yield Siege(world, evil, BesiegedNode(state, config, evil, database, worker))
@@ -205,6 +210,20 @@ def _furnish(state: StateFolder, world: TrustWorld, evil: EvilCoordinator) -> No
     write_durably(state.trust / PINNED_ROOT, world.root)
     write_durably(state.keys / "agreement.key", pkcs8(world.recipients[NODE]))
     store_policy(state.policy_file, policy_of(policy(world)))
+
+
+def _found(session: Session, snapshot: Path) -> None:
+    found_store(session, str(uuid4()))
+    info = {"people": 99, "people_by_sex": {"female": 61, "male": 38, "unknown": 0}, "variants": 1, "skipped": {}}
+    row = DatasetRow(
+        dataset_id=_DATASETS[NODE],
+        snapshot=SNAPSHOT,
+        build="GRCh37",
+        folder=str(snapshot),
+        info=info,
+        added_at=utc_now(),
+    )
+    session.add(row)
 
 
 def pkcs8(key: Ed25519PrivateKey | X25519PrivateKey) -> bytes:
