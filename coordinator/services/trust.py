@@ -166,7 +166,9 @@ class _Mirror:
         return found
 
     def target(self, path: str, sha256: str, most_bytes: int) -> bytes:  # noqa: ARG002 - in memory already
-        found = self._files.targets.get(sha256) or self._mirror.target(sha256)
+        found = self._files.targets.get(sha256)
+        if found is None:  # an empty file is one too
+            found = self._mirror.target(sha256)
         if found is None:
             raise HansaError(Reason.TRUST_UNKNOWN, f"The file of the target {path} is missing.", field="targets")
         return found

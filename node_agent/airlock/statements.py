@@ -69,7 +69,7 @@ class Notary:
     signer: Signer
     trust: Callable[[], TrustView | None]
     policy_digest: Callable[[], str]
-    approvals_of: Callable[[Session, str], Sequence[str]]
+    approvals_of: Callable[[Session, RunRow], Sequence[str]]
 
     def view(self) -> TrustView:
         """Return the trust repository in force.
@@ -89,7 +89,7 @@ class Notary:
             HansaError: ``TRUST_INVALID``; ``APPROVAL_UNKNOWN``, the node's data
                 holder has approved nothing of this run. Nothing may leave.
         """
-        approvals = tuple(self.approvals_of(session, outgoing.run.run_id))
+        approvals = tuple(self.approvals_of(session, outgoing.run))
         if not approvals:
             raise HansaError(Reason.APPROVAL_UNKNOWN, "The run has no approval of the node's data holder.")
         left = SubjectDigest(sha256=hashlib.sha256(outgoing.content).hexdigest())

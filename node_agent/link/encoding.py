@@ -10,7 +10,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from hansa.contract.envelope import Signed
 from hansa.contract.outbox import Head
+from hansa.contract.witnessing import LogNews
 from hansa.v1 import node_service_pb2, types_pb2
+from node_agent.audit.witness import ProvenRelease
 from node_agent.store.models import DatasetRow, RunRow
 
 
@@ -29,6 +31,24 @@ def head_message(head: Head) -> node_service_pb2.Head:
 def head_of(message: node_service_pb2.Head) -> Head:
     """Return the place in a chain that ``message`` names."""
     return Head(message.seq, message.hash)
+
+
+def log_news_of(reply: node_service_pb2.HeartbeatReply) -> LogNews:
+    """Return what the coordinator says of the logs."""
+    return LogNews(
+        checkpoint=reply.log_checkpoint,
+        proven_from=reply.log_consistency_from,
+        proof=tuple(reply.log_consistency),
+        witnessed_size=reply.witnessed_size,
+        cosignature=reply.cosignature,
+    )
+
+
+def put_log_news(beat: node_service_pb2.Heartbeat, news: LogNews) -> None:
+    """Write what the node says of the logs into a heartbeat."""
+    beat.log_checkpoint, beat.log_consistency_from = news.checkpoint, news.proven_from
+    beat.log_consistency.extend(news.proof)
+    beat.witnessed_size, beat.cosignature = news.witnessed_size, news.cosignature
 
 
 class WireReporter:
@@ -65,6 +85,19 @@ class WireReporter:
             ),
         )
         body = node_service_pb2.EventBody(occurred_at=timestamp(now), summary_released=report)
+        return body.SerializeToString(deterministic=True)
+
+    def release_logged(self, proven: ProvenRelease, now: datetime) -> bytes:
+        """Return a ``ReleaseLogged``."""
+        logged = node_service_pb2.ReleaseLogged(
+            run_id=proven.run_id,
+            attempt=proven.attempt,
+            checkpoint=proven.checkpoint,
+            index=proven.index,
+            entry=proven.entry,
+            inclusion=proven.inclusion,
+        )
+        body = node_service_pb2.EventBody(occurred_at=timestamp(now), release_logged=logged)
         return body.SerializeToString(deterministic=True)
 
     def inventory(self, datasets: Sequence[DatasetRow], now: datetime) -> bytes:

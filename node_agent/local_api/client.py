@@ -86,6 +86,31 @@ class AgentClient:
         body = {"envelope": envelope.decode()}
         return _inner(self._call("POST", f"/v1/airlock/{run_id}/{verb}", body), "run")
 
+    def approval_request(self, run_id: str) -> dict[str, Any]:
+        """Return what a data holder signs to approve a run that waits."""
+        return self._call("GET", f"/v1/runs/{run_id}/approval")
+
+    def approve(self, run_id: str, envelope: bytes) -> dict[str, Any]:
+        """Hand in the signed approval of one job; return the run."""
+        return _inner(self._call("POST", f"/v1/runs/{run_id}/approve", {"envelope": envelope.decode()}), "run")
+
+    def decline(self, run_id: str, *, reason: str, by: str) -> dict[str, Any]:
+        """Decline a job that waits for an approval; return the run."""
+        return _inner(self._call("POST", f"/v1/runs/{run_id}/decline", {"reason": reason, "by": by}), "run")
+
+    def approvals(self) -> list[dict[str, Any]]:
+        """Return all approvals, the newest first."""
+        return _listed(self._call("GET", "/v1/approvals"), "approvals")
+
+    def add_approval(self, envelope: bytes) -> dict[str, Any]:
+        """Hand in a signed standing approval; return it."""
+        return _inner(self._call("POST", "/v1/approvals", {"envelope": envelope.decode()}), "approval")
+
+    def revoke_approval(self, approval_id: str, *, by: str) -> dict[str, Any]:
+        """Let an approval count no more; return it."""
+        path = f"/v1/approvals/{quote(approval_id, safe='')}/revoke"
+        return _inner(self._call("POST", path, {"by": by}), "approval")
+
     def policy(self) -> dict[str, Any]:
         """Return the policy in force and its digest."""
         return self._call("GET", "/v1/policy")
@@ -103,6 +128,22 @@ class AgentClient:
         """Have the agent recount its audit log, against a noted size and root if they are given."""
         noted = "" if size is None else f"?size={size}&root={quote(root)}"
         return self._call("GET", f"/v1/audit/verify{noted}", patience_seconds=_ADD_PATIENCE_SECONDS)
+
+    def audit_checkpoint(self) -> dict[str, Any]:
+        """Return the log's signed checkpoint, and the newest one that the coordinator has cosigned."""
+        return self._call("GET", "/v1/audit/checkpoint")
+
+    def prove_audit(self, index: int) -> dict[str, Any]:
+        """Return an entry with the proof that it is in the log."""
+        return self._call("GET", f"/v1/audit/proofs/{index}")
+
+    def erase_audit(self, *, index: int | None, person: str, by: str) -> dict[str, Any]:
+        """Erase names and reasons; return of how many entries."""
+        return self._call("POST", "/v1/audit/erase", {"index": index, "person": person, "by": by})
+
+    def accept_coordinator_log(self, *, reason: str, by: str) -> dict[str, Any]:
+        """Take over the coordinator's log although it has forked; return how the logs stand."""
+        return self._call("POST", "/v1/audit/accept-coordinator-log", {"reason": reason, "by": by})
 
     def resolve_run(self, text: str) -> str:
         """Return the id of the run that ``text`` names: an id, or its beginning.

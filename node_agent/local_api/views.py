@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -16,7 +16,7 @@ from hansa.contract.states import RunState
 from node_agent.airlock.decisions import decisions_on
 from node_agent.config import StateFolder
 from node_agent.store.database import Database
-from node_agent.store.models import DatasetRow, RunRow, SummaryRow
+from node_agent.store.models import ApprovalRow, DatasetRow, RunRow, SummaryRow
 
 
 def run_json(run: RunRow) -> dict[str, Any]:
@@ -48,9 +48,32 @@ def dataset_json(row: DatasetRow) -> dict[str, Any]:
     }
 
 
+def approval_json(row: ApprovalRow) -> dict[str, Any]:
+    """Return an approval as the API shows it; ``says`` is what its data holder signed."""
+    return {
+        "id": row.approval_id,
+        "kind": row.kind,
+        "approver": row.approver,
+        "digest": row.digest,
+        "added_at": row.added_at.isoformat(),
+        "revoked_at": None if row.revoked_at is None else row.revoked_at.isoformat(),
+        "revoked_by": row.revoked_by,
+        "says": json.loads(row.payload),
+    }
+
+
+async def _no_logs() -> Mapping[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Views:
-    """Reads of the store. ``link`` returns the link's state, reason and since."""
+    """Reads of the store.
+
+    ``link`` returns the link's state, reason and since; ``trust``
+    what it believes; ``logs`` how far the
+    audit logs are witnessed, and the alarm if the coordinator's has forked.
+    """
 
     node: str
     federation: str
@@ -58,6 +81,8 @@ class Views:
     database: Database
     link: Callable[[], Mapping[str, Any]]
     policy_digest: Callable[[], str]
+    trust: Callable[[], Mapping[str, Any]]
+    logs: Callable[[], Awaitable[Mapping[str, Any]]] = _no_logs
 
     async def status(self) -> dict[str, Any]:
         """Return how the agent stands."""
@@ -68,6 +93,8 @@ class Views:
             **self.link(),
             "runs": counts,
             "policy_digest": self.policy_digest(),
+            "trust": self.trust(),
+            **await self.logs(),
             "version": version("hansa"),
         }
 

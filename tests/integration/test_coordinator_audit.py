@@ -12,12 +12,15 @@ from click.testing import CliRunner
 from sqlalchemy.orm import Session
 
 from coordinator.cli.main import main
-from coordinator.store.audit import AuditRepository, verify_log
+from coordinator.store.audit import AuditRepository
+from coordinator.store.audit_check import verify_log
 from coordinator.store.database import Database
 from coordinator.store.schema import _config, migrate
 from hansa.contract.merkle import leaf_hash
-from tests.support.people import public_pem
+from hansa.runtime.clock import utc_now
 from tests.support.stores import empty_store_url, postgres, store
+from tests.support.trust_repository import as_arguments, write_trust
+from tests.support.trust_world import build_trust_world
 
 __all__ = ["empty_store_url", "postgres", "store"]
 
@@ -102,12 +105,9 @@ def test_acts_from_before_the_tree_become_its_first_leaves(empty_store_url: str)
 
 
 def test_the_command_says_whether_the_record_is_whole(tmp_path: Path) -> None:
-    key, folder = tmp_path / "olga.pub", tmp_path / "state"
-    key.write_text(public_pem())
-    runner = CliRunner()
-    begun = runner.invoke(
-        main, ["init", str(folder), "--federation", "example.org", "--operator", "olga", "--operator-key", str(key)]
-    )
+    folder, runner = tmp_path / "state", CliRunner()
+    given = write_trust(build_trust_world(now=utc_now()), tmp_path / "given")
+    begun = runner.invoke(main, ["init", str(folder), *as_arguments(given)])
     assert begun.exit_code == 0, begun.output
     sound = runner.invoke(main, ["audit", "verify", str(folder)])
     assert (sound.exit_code, sound.output.splitlines()[:2]) == (0, ["sound", "size  1"])

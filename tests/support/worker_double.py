@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hansa.sdk.bundle import load_bundle
-from node_agent.execution.agent_client import AgentClient, Claimed, Finish, Outcome, SupersededError
+from node_agent.execution.agent_client import AgentAwayError, AgentClient, Claimed, Finish, Outcome, SupersededError
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,8 @@ class WorkerDouble:
             client.finish(
                 Finish(run_id=run_id, execution=claimed.execution, outcome=Outcome.SUMMARY, summary=self.summary)
             )
+        except AgentAwayError as error:
+            raise RuntimeError(f"{run_id}: {error}") from error
         except SupersededError:
             self.refused.append(run_id)
 

@@ -382,9 +382,18 @@ async def test_a_request_without_an_end_is_refused_before_it_fills_the_memory(
         executions=bench.executions,
         datasets=datasets(bench),
         airlock=bench.airlock,
+        approvals=bench.approvals,
         policy=PolicyChanges(book=PolicyBook(state.policy_file), database=bench.database, clock=lambda: bench.now),
         audit=AuditTrail(database=bench.database),
-        views=Views(node="FI", federation="demo", state=state, database=bench.database, link=dict, policy_digest=str),
+        views=Views(
+            node="FI",
+            federation="demo",
+            state=state,
+            database=bench.database,
+            link=dict,
+            policy_digest=str,
+            trust=dict,
+        ),
     )
     given_out = 0
 

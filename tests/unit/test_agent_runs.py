@@ -24,7 +24,7 @@ from node_agent.retention import Retention
 from node_agent.scheduling import BEAT_PATIENCE, MAX_EXECUTIONS, MESSAGE_PATIENCE
 from node_agent.store.models import SummaryRow
 from node_agent.store.outbox import command_cursor
-from tests.support.agent import OPEN_POLICY, Bench, collected, job, make_bench, offer
+from tests.support.agent import OPEN_POLICY, Bench, collected, job, make_bench, offer, signed_as
 
 
 @pytest.fixture
@@ -89,10 +89,20 @@ async def test_an_offer_whose_job_names_another_run_is_declined(bench: Bench) ->
     assert (run.state, run.reason) == ("DECLINED", "JOB_INVALID")
 
 
-@pytest.mark.parametrize("change", [{"key_id": "eve"}, {"payload_type": "text/plain"}, {"signature": b""}])
-async def test_a_job_in_another_name_than_its_signers_is_declined(bench: Bench, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"key_id": "eve"}, "SIGNATURE_INVALID"),
+        ({"payload_type": "text/plain"}, "JOB_INVALID"),
+        ({"signature": b""}, "SIGNATURE_INVALID"),
+        ({"signature": b"\0" * 64}, "SIGNATURE_INVALID"),
+    ],
+)
+async def test_a_job_in_another_name_than_its_signers_is_declined(
+    bench: Bench, change: dict[str, Any], reason: str
+) -> None:
     run = await bench.offer(replace(offer(job()), **change))
-    assert (run.state, run.reason) == ("DECLINED", "JOB_INVALID")
+    assert (run.state, run.reason) == ("DECLINED", reason)
 
 
 async def test_a_repeated_offer_changes_nothing(bench: Bench) -> None:
@@ -266,7 +276,7 @@ async def test_a_command_applies_once_and_a_gap_or_fork_applies_nothing(bench: B
         job=types_pb2.Envelope(
             payload_type=JOB_TYPE,
             payload=spec.to_bytes(),
-            signatures=[types_pb2.Signature(key_id=spec.submitter, signature=b"s")],
+            signatures=[types_pb2.Signature(key_id=spec.submitter, signature=signed_as(spec).signature)],
         ),
     )
     first = command(Head(), offer=wire)

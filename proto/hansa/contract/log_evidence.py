@@ -32,7 +32,8 @@ M = TypeVar("M", bound=Strict)
 
 _FILE_BYTES: Final = 4 << 20
 _MOST_ENTRIES: Final = 1000
-_BODY_CHARACTERS: Final = 16 << 10
+# Entries are JSON in ASCII.
+MOST_ENTRY_BYTES: Final = 16 << 10
 _DEPTH: Final = 4
 _Hash = Annotated[str, pattern("[0-9a-f]{64}")]
 _Index = Annotated[int, Field(ge=0, strict=True)]
@@ -53,7 +54,7 @@ class LoggedEntry(Strict):
     """An entry as it is hashed; ``body`` is its text."""
 
     index: _Index
-    body: Annotated[str, Field(max_length=_BODY_CHARACTERS)]
+    body: Annotated[str, Field(max_length=MOST_ENTRY_BYTES)]
 
 
 class LoggedEntries(Strict):
@@ -84,7 +85,7 @@ class NodeProof(Strict):
     v: Literal[1] = 1
     size: _Index
     index: _Index
-    body: Annotated[str, Field(max_length=_BODY_CHARACTERS)]
+    body: Annotated[str, Field(max_length=MOST_ENTRY_BYTES)]
     hashes: _Hashes
 
 
@@ -229,21 +230,34 @@ def _entries(files: Mapping[str, bytes], note: Note) -> tuple[Mapping[str, Any],
 
 def _lacking(job: LoggedJob, entries: Sequence[Mapping[str, Any]]) -> list[str]:
     told = {tuple(sorted(facts.items())) for facts in entries}
-    wanted = {"the entry of the job's submission": submitted_facts(job.job_id, job.job_digest)}
+    submission = logged_submission(job.job_id, job.job_digest)
+    wanted = {"the entry of the job's submission": {**submission, "action": SUBMITTED}}
     for node, release in sorted(job.releases.items()):
-        facts = released_facts(job.job_id, node, release.run_id, release.statement)
-        wanted[f"the coordinator's entry of {node}'s release"] = facts
+        facts = logged_release(job.job_id, node, release.run_id, release.statement)
+        wanted[f"the coordinator's entry of {node}'s release"] = {**facts, "action": RELEASED}
     return [words for words, facts in wanted.items() if tuple(sorted(facts.items())) not in told]
 
 
-def submitted_facts(job_id: str, job_digest: str) -> dict[str, str]:
-    """Return what the coordinator's log says of a job that came in."""
-    return {"action": SUBMITTED, "job": job_id, "job_digest": job_digest}
+def logged_submission(job_id: str, job_digest: str) -> dict[str, str]:
+    """Return the facts of the coordinator's entry ``SUBMITTED``.
+
+    Args:
+        job_id: the job.
+        job_digest: of its signed payload.
+    """
+    return {"job": job_id, "job_digest": job_digest}
 
 
-def released_facts(job_id: str, node: str, run_id: str, statement: str) -> dict[str, str]:
-    """Return what the coordinator's log says of a release statement that it accepted."""
-    return {"action": RELEASED, "job": job_id, "node": node, "run": run_id, "statement": statement}
+def logged_release(job_id: str, node: str, run_id: str, statement: str) -> dict[str, str]:
+    """Return the facts of the coordinator's entry ``RELEASED``, of a statement that it accepted.
+
+    Args:
+        job_id: the job.
+        node: who released.
+        run_id: the node's run.
+        statement: digest of the statement's payload.
+    """
+    return {"job": job_id, "node": node, "run": run_id, "statement": statement}
 
 
 def _is_node_proven(files: Mapping[str, bytes], directory: Directory, node: str, release: LoggedRelease) -> bool:

@@ -57,3 +57,25 @@ def growth(seen: Seen, told: Checkpoint, *, proven_from: int, proof: Sequence[by
 def needed_of(witnesses: int) -> int:
     """Return how many cosignatures a checkpoint needs where there are ``witnesses``."""
     return min(WITNESSES_NEEDED, witnesses)
+
+
+@dataclass(frozen=True, slots=True)
+class LogNews:
+    """What one side says of the audit logs, its own and the other's; empty where nothing is new.
+
+    Attributes:
+        checkpoint: its own log's, as a signed note.
+        proven_from: the size at which ``proof`` begins.
+        proof: that its own log only grew since.
+        witnessed_size: up to where it has verified the other's log.
+        cosignature: its line on the other's checkpoint of that size.
+    """
+
+    checkpoint: bytes = b""
+    proven_from: int = 0
+    proof: tuple[bytes, ...] = ()
+    witnessed_size: int = 0
+    cosignature: bytes = b""
+
+
+NO_NEWS: Final = LogNews()

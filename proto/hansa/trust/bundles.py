@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hansa.contract import trust_paths
 from hansa.contract.digests import bundle_listing, digest
-from hansa.contract.envelope import AUTHORSHIP_TYPE, VOTE_TYPE, Signed, sign, to_json
+from hansa.contract.directory import parse_directory
+from hansa.contract.envelope import AUTHORSHIP_TYPE, VOTE_TYPE, Signed, from_json, sign, to_json
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.job import AnalysisRef
 from hansa.contract.listing import MANIFEST_FILE, parse_listing
@@ -68,3 +69,36 @@ def sign_authorship(ref: AnalysisRef, author: str, key: Ed25519PrivateKey, at: d
 def sign_vote(vote: Vote, key: Ed25519PrivateKey) -> Signed:
     """Return ``vote`` in its reviewer's envelope."""
     return sign(VOTE_TYPE, vote.to_bytes(), key_id=vote.reviewer, key=key)
+
+
+def check_targets(contents: Mapping[str, bytes]) -> None:
+    """Return if every target of ``contents`` (by path) is one that a node can use.
+
+    Raises:
+        HansaError: ``DIRECTORY_INVALID``, ``MANIFEST_INVALID``,
+            ``ENVELOPE_INVALID``, ``TRUST_INVALID`` (a file that belongs to nothing).
+    """
+    parse_directory(contents.get(trust_paths.DIRECTORY, b""))
+    used = {trust_paths.DIRECTORY}
+    for path in contents:
+        if (found := trust_paths.analysis_of(path)) is not None:
+            used |= _check_bundle(contents, *found)
+    for path in contents.keys() - used:
+        raise HansaError(Reason.TRUST_INVALID, f"{path[:200]!a} belongs to no analysis.", field="repo")
+
+
+def _check_bundle(contents: Mapping[str, bytes], name: str, version: str) -> set[str]:
+    """Return the targets that belong to a bundle."""
+    place = trust_paths.bundle_path(name, version)
+    blobs = {path: trust_paths.blob_path(listed.sha256) for path, listed in parse_listing(contents[place]).items()}
+    files = {path: contents.get(blob, b"") for path, blob in blobs.items()}
+    if bundle_listing(files) != contents[place]:
+        raise HansaError(Reason.MANIFEST_INVALID, f"A file of {name}@{version} is missing or changed.", field="bundle")
+    ref = ref_of(files)
+    if (ref.name, ref.version) != (name, version):
+        raise HansaError(Reason.MANIFEST_INVALID, f"{place} is of another analysis.", field="bundle")
+    votes = trust_paths.votes_of(name, version)
+    envelopes = {trust_paths.authorship_path(name, version), *(path for path in contents if votes.fullmatch(path))}
+    for path in envelopes & contents.keys():
+        from_json(contents[path])
+    return {place, *blobs.values(), *envelopes}
