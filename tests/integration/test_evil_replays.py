@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
+from hansa.contract.envelope import to_json
 from hansa.contract.ids import run_id
 from hansa.contract.states import RunState
 from hansa.v1 import node_service_pb2 as wire
@@ -209,8 +210,6 @@ async def test_evil_an_approval_cannot_be_relayed(laid_out: Siege) -> None:
         assert await state_of(laid_out, body) == RunState.AWAITING_APPROVAL
 
         # Said at the node, the same words count.
-        from hansa.contract.envelope import to_json
-
         approval = to_json(laid_out.approve(laid_out.yes_to(body)))
         assert await outcome(laid_out, lambda: node.local("approve", body.offer.run_id, approval)) is Outcome.HONEST
 

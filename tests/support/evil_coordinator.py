@@ -173,6 +173,12 @@ class EvilCoordinator(node_service_pb2_grpc.NodeServiceServicer, trust_service_p
         session.hung_up.set()
         await session.ended.wait()
 
+    async def left(self) -> None:
+        """Return once the node has gone: its next session is another."""
+        if self._session is not None:
+            async with asyncio.timeout(PATIENCE):
+                await self._session.ended.wait()
+
     def credential(self, node: str) -> Credential:
         """Return a node's key and certificate: for an honest node, or for one that we invent."""
         key = ec.generate_private_key(ec.SECP256R1())
@@ -280,7 +286,7 @@ class EvilCoordinator(node_service_pb2_grpc.NodeServiceServicer, trust_service_p
 
     async def _write(self, session: Session, sent: wire.CoordinatorFrame, *, bent: bool = False) -> None:
         # The node may be gone already; then the session has ended, which is the answer.
-        gone = (grpc.aio.UsageError, asyncio.InvalidStateError, grpc.RpcError, grpc.aio.AbortError)
+        gone = (grpc.aio.BaseError, asyncio.InvalidStateError, grpc.RpcError)
         async with session.writing:
             with contextlib.suppress(*gone):
                 await session.call.write(self._bent(sent) if bent else sent)

@@ -39,6 +39,8 @@ class WorkerDouble:
     summary: str
     executed: list[Executed] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    # Why a call to the agent failed; the run is then tried again later, as with a real broker.
+    troubles: list[str] = field(default_factory=list)
     _client: AgentClient | None = None
 
     def __call__(self, run_id: str) -> None:
@@ -50,7 +52,8 @@ class WorkerDouble:
                 Finish(run_id=run_id, execution=claimed.execution, outcome=Outcome.SUMMARY, summary=self.summary)
             )
         except AgentAwayError as error:
-            raise RuntimeError(f"{run_id}: {error}") from error
+            self.troubles.append(f"{run_id}: {error}")
+            raise
         except SupersededError:
             self.refused.append(run_id)
 
