@@ -145,17 +145,28 @@ async def test_evil_every_field_of_a_renewed_certificate_changed_once(besieged: 
     for mutant in message_mutants(answer(certificate_pem="-----BEGIN CERTIFICATE-----\nx"), GUIDE):
 
         async def renewal(mutant: Mutant[wire.RenewCertificateResponse] = mutant) -> None:
-            evil.bend[answer] = mutant.edit
-            await evil.command(wire.CommandBody(renew_now=wire.RenewNow()))
-            await node.until(lambda: answer not in evil.bend)
-            await evil.hang_up()
+            await besieged.recover()
+            await ask_for_renewal(besieged, mutant.edit)
 
         await node.attempt(mutant.id, renewal)
 
-    evil.bend[answer] = lambda _: answer(certificate_pem=evil.credential(NODE).certificate_pem.decode())
+    await besieged.recover()
+    stranger = answer(certificate_pem=evil.credential(NODE).certificate_pem.decode())
+    await ask_for_renewal(besieged, lambda _: stranger)
+    assert node.logs[-1]["event"] == "certificate_not_renewed"
+
+
+async def ask_for_renewal(besieged: Siege, edit: Callable[[Any], Any]) -> None:
+    """Have the node renew its certificate, spoil the answer, and return once the node has made up its mind."""
+    evil, node = besieged.evil, besieged.node
+
+    def answered() -> int:
+        return sum(entry["event"] in ("certificate_renewed", "certificate_not_renewed") for entry in node.logs)
+
+    before = answered()
+    evil.bend[wire.RenewCertificateResponse] = edit
     await evil.command(wire.CommandBody(renew_now=wire.RenewNow()))
-    await node.until(lambda: any(entry["event"] == "certificate_not_renewed" for entry in node.logs))
-    await evil.hang_up()
+    await node.until(lambda: answered() > before)
 
 
 async def test_evil_an_answer_to_an_upload_says_nothing(besieged: Siege) -> None:

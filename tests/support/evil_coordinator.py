@@ -139,6 +139,11 @@ class EvilCoordinator(node_service_pb2_grpc.NodeServiceServicer, trust_service_p
         assert self._session is not None
         return self._session
 
+    @property
+    def attached_epoch(self) -> int:
+        """The epoch of the session that stands; 0 if none does."""
+        return 0 if self._session is None or self._session.ended.is_set() else self._session.epoch
+
     async def command(self, body: wire.CommandBody) -> bool:
         """Send ``body`` as the next command; say whether the node took it (else it ended the session)."""
         session = await self.session()

@@ -144,8 +144,9 @@ class Siege:
     async def recover(self) -> None:
         """Begin an honest session, whatever the one before was told."""
         self.evil.bend.clear()
+        epoch = self.evil.epoch
         await self.evil.hang_up()
-        await self.evil.session()
+        await self.node.until(lambda: self.evil.attached_epoch > epoch)
 
     async def baseline(self) -> bytes:
         """Let one honest job run; return what was released."""
