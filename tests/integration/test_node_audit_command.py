@@ -38,7 +38,16 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         airlock=made.airlock,
         policy=PolicyChanges(book=PolicyBook(state.policy_file), database=database, clock=lambda: made.now),
         audit=AuditTrail(database=database),
-        views=Views(node="FI", federation="demo", state=state, database=database, link=dict, policy_digest=str),
+        approvals=made.approvals,
+        views=Views(
+            node="FI",
+            federation="demo",
+            state=state,
+            database=database,
+            link=dict,
+            policy_digest=str,
+            trust=dict,
+        ),
     )
     with serving(api.app(), state):
         yield made

@@ -22,7 +22,6 @@ from hansa.contract.directory import (
 )
 from hansa.contract.job import AnalysisRef
 from hansa.contract.raw_keys import key_text
-from hansa.contract.review import Vote
 from hansa.contract.trust_paths import DIRECTORY
 from hansa.sdk.bundle import read_bundle
 from hansa.trust.bundles import SignedBundle, ref_of, sign_authorship, sign_vote
@@ -147,12 +146,8 @@ class TrustWorld:
 
     def vote(self, bundle: SignedBundle, *reviewers: str, verdict: str = "approve") -> SignedBundle:
         """Return ``bundle`` with votes of ``reviewers``."""
-        ref = bundle.ref
         made = {
-            name: sign_vote(
-                Vote.model_validate({"analysis": ref, "reviewer": name, "verdict": verdict, "at": self.now}),
-                self.keys[name],
-            )
+            name: sign_vote(bundle.ref, {"reviewer": name, "verdict": verdict}, self.keys[name], self.now)
             for name in reviewers
         }
         return SignedBundle(bundle.files, bundle.authorship, {**bundle.votes, **made})

@@ -11,14 +11,13 @@ from hansa.cli.invocation import Invocation, output_option, remote
 from hansa.cli.output import print_fields, print_json, print_table
 from hansa.cli.session import run
 from hansa.contract.job import AnalysisRef
-from hansa.contract.review import Vote
+from hansa.contract.review import ORGANISATIONS_NEEDED, REVIEWERS_NEEDED, Count, count_votes
 from hansa.runtime.clock import utc_now
 from hansa.sdk.bundle import read_bundle, read_signed_bundle, write_bundle, write_vote
 from hansa.sdk.keys import load_private_key
 from hansa.sdk.request import version_rank
 from hansa.trust.bundles import SignedBundle, ref_of, sign_authorship, sign_vote
 from hansa.trust.draft import Draft
-from hansa.trust.edits import made
 from hansa.trust.view import TrustedAnalysis
 
 _PATH: Final = click.Path(path_type=Path)
@@ -54,13 +53,13 @@ def build(folder: Path, person: str, key_path: Path, target: Path, output: str) 
 @click.option("--reject", "verdict", flag_value="reject", help="It may not, whatever others say.")
 @click.option("--comment", default="", help="For everybody.")
 @output_option
-def review(bundle_folder: Path, person: str, key_path: Path, verdict: str | None, comment: str, output: str) -> None:
+def review(bundle_folder: Path, *, person: str, key_path: Path, verdict: str | None, comment: str, output: str) -> None:
     """Vote on the bundle in BUNDLE, having read its files."""
     if verdict is None:
         raise click.UsageError("Pass --approve or --reject.")
     bundle = read_signed_bundle(bundle_folder)
-    vote = made(Vote, analysis=bundle.ref, reviewer=person, verdict=verdict, comment=comment, at=utc_now())
-    write_vote(bundle_folder, sign_vote(vote, load_private_key(key_path)))
+    said = {"reviewer": person, "verdict": verdict, "comment": comment}
+    write_vote(bundle_folder, sign_vote(bundle.ref, said, load_private_key(key_path), utc_now()))
     _show(bundle.ref, {"reviewer": person, "verdict": verdict}, output)
 
 
@@ -74,7 +73,11 @@ def publish(bundle_folder: Path, repo: Path, output: str) -> None:
     draft = Draft(repo)
     draft.check()
     draft.stage(bundle)
-    _show(bundle.ref, {"author": bundle.authorship.key_id, "votes": ", ".join(sorted(bundle.votes))}, output)
+    count = count_votes(draft.directory, bundle.ref, authorship=bundle.authorship, votes=list(bundle.votes.values()))
+    document = {"author": count.author, "approved by": ", ".join(count.approved_by), "state": _state(count)}
+    if output == "table" and (notes := _notes(count)):
+        document["notes"] = notes
+    _show(bundle.ref, document, output)
 
 
 @analysis.command("list")
@@ -87,24 +90,28 @@ def list_analyses(invocation: Invocation, output: str) -> None:
     if output == "json":
         print_json({"directory_version": view.directory.version, "analyses": [_document(one) for one in found]})
         return
-    rows = [(one.key, _state(one), one.count.author, ", ".join(one.count.approved_by), _notes(one)) for one in found]
+    rows = [
+        (one.key, _state(one.count), one.count.author, ", ".join(one.count.approved_by), _notes(one.count))
+        for one in found
+    ]
     columns = ("ANALYSIS", "STATE", "AUTHOR", "APPROVED BY", "NOTES")
     print_table(columns, rows, nothing="The trust repository has no analysis.")
 
 
-def _state(found: TrustedAnalysis) -> Literal["approved", "rejected", "not approved"]:
-    if found.count.approved:
+def _state(count: Count) -> Literal["approved", "rejected", "not approved"]:
+    if count.approved:
         return "approved"
-    return "rejected" if found.count.rejected_by else "not approved"
+    return "rejected" if count.rejected_by else "not approved"
 
 
-def _notes(found: TrustedAnalysis) -> str:
-    count = found.count
+def _notes(count: Count) -> str:
     notes = [f"{name} rejects it" for name in count.rejected_by]
     notes += [f"the vote of {name} does not count: {why}" for name, why in sorted(count.ignored.items())]
     if not count.author:
         notes.append("no author of the directory has signed it")
-    if not count.approved and not count.rejected_by and len(count.approved_by) > len(count.organisations) == 1:
+    if not count.rejected_by and len(count.approved_by) < REVIEWERS_NEEDED:
+        notes.append(f"{REVIEWERS_NEEDED} reviewers have to approve")
+    elif not count.rejected_by and len(count.organisations) < ORGANISATIONS_NEEDED:
         notes.append("all who approve are of one organisation")
     return "; ".join(notes)
 
@@ -114,7 +121,7 @@ def _document(found: TrustedAnalysis) -> dict[str, Any]:
         "name": found.name,
         "version": found.version,
         "digest": found.digest,
-        "state": _state(found),
+        "state": _state(found.count),
         "author": found.count.author,
         "approved_by": list(found.count.approved_by),
         "rejected_by": list(found.count.rejected_by),

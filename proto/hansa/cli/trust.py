@@ -81,7 +81,7 @@ def trust() -> None:
 @click.option("--targets-days", type=click.IntRange(1, _MOST_DAYS), default=TARGETS_LIFE.days, show_default=True)
 @output_option
 def init(
-    repo: Path, federation: str, log_key: Path, root_days: int, targets_days: int, output: str, **keys: Any
+    repo: Path, *, federation: str, log_key: Path, root_days: int, targets_days: int, output: str, **keys: Any
 ) -> None:
     """Start a trust repository in REPO, which nobody has signed yet."""
     plan = RootPlan(**keys, root_life=timedelta(days=root_days), targets_life=timedelta(days=targets_days))
