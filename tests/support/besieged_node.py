@@ -131,6 +131,10 @@ class BesiegedNode:
         """Return how often the node has looked at the repository and came to an end."""
         return sum(entry["event"] in ("trust_in_force", "trust_not_refreshed", "trust_current") for entry in self.logs)
 
+    def count(self, event: str) -> int:
+        """Return how often the agent has logged ``event``."""
+        return sum(entry["event"] == event for entry in self.logs)
+
     async def local(self, method: str, *arguments: Any, **named: Any) -> Any:
         """Call the agent's local API as the node's own commands do."""
         call = getattr(AgentClient(self.state), method)
