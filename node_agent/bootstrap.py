@@ -41,6 +41,7 @@ from node_agent.link.session import SessionParts
 from node_agent.local_api.server import LocalApi
 from node_agent.local_api.views import Views
 from node_agent.offers import Offers, active_runs
+from node_agent.policy.admission import NodeKeys
 from node_agent.policy.approvals import Site
 from node_agent.policy.book import PolicyBook
 from node_agent.policy.changes import PolicyChanges
@@ -212,7 +213,7 @@ class Agent:
             link=self._standing_json,
             policy_digest=self._policy.digest,
             logs=self._witness.standing,
-            trust=lambda: {**self._trust.standing(), "analyses": approved_digests(self._analyses)},
+            trust=self._trust_json,
         )
         airlock = Airlock(database=self._database, gate=gate, bells=self._bells, clock=utc_now)
         return LocalApi(
@@ -230,6 +231,12 @@ class Agent:
             ),
             views=views,
         )
+
+    def _trust_json(self) -> dict[str, Any]:
+        view = self._trust.current()
+        entry = None if view is None else view.directory.node(self._config.node)
+        listed = entry is not None and NodeKeys(entry.signing_key, entry.agreement_key) == self._identity.public
+        return {**self._trust.standing(), "listed": listed, "analyses": approved_digests(self._analyses)}
 
     def _standing_json(self) -> dict[str, Any]:
         since = self._standing.since

@@ -68,7 +68,7 @@ def audit(bench: Bench, *arguments: str) -> Done:
 
 def test_the_newest_entries_are_shown_with_who_and_why(bench: Bench) -> None:
     fill(bench, 5)
-    bench.database._transact(lambda session: erase(session, 4))
+    bench.database._transact(lambda session: erase(session, index=4))
     done = audit(bench, "show", "--limit", "2")
     assert (done.code, done.err) == (0, "")
     assert done.out.count("policy_changed") == 2
