@@ -29,12 +29,14 @@ class MethodPolicy:
             safe to repeat by itself.
         max_bytes: largest message of a request.
         per_minute: calls of one caller, also as a burst.
+        at_once: calls of one caller under way at the same time.
     """
 
     roles: frozenset[Role]
     mutating: bool = False
     max_bytes: int = _SMALL
     per_minute: int = 600
+    at_once: int = 64
 
 
 def _change(roles: frozenset[Role], max_bytes: int = _SMALL, per_minute: int = 600) -> MethodPolicy:
@@ -68,7 +70,8 @@ METHOD_POLICY: Final[Mapping[str, MethodPolicy]] = {
     f"{_ADMIN}ListAudit": MethodPolicy(_OPERATOR),
     # A guest's secret has 256 bits; the rate spares our processor, not the secret.
     "/hansa.v1.EnrolmentService/Enrol": _change(_GUEST, max_bytes=CSR_BYTES + _FRAME, per_minute=120),
-    f"{_NODES}Connect": _change(_NODE, max_bytes=MESSAGE_BYTES, per_minute=120),
-    f"{_NODES}UploadSummary": _change(_NODE, max_bytes=CHUNK_BYTES + _FRAME),
+    # One session stands and one takes over; the others are those whose end the coordinator has not seen yet.
+    f"{_NODES}Connect": MethodPolicy(_NODE, mutating=True, max_bytes=MESSAGE_BYTES, per_minute=120, at_once=4),
+    f"{_NODES}UploadSummary": MethodPolicy(_NODE, mutating=True, max_bytes=CHUNK_BYTES + _FRAME, at_once=4),
     f"{_NODES}RenewCertificate": _change(_NODE, max_bytes=CSR_BYTES + _FRAME, per_minute=30),
 }

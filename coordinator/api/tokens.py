@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import PERSON_NAME
-from hansa.contract.strict import strict_json
 from hansa.contract.limits import TOKEN_LIFE
+from hansa.contract.strict import strict_json
 
 _ALGORITHM: Final = "EdDSA"
 _CLAIMS: Final = ("iss", "aud", "iat", "exp", "jti")

@@ -104,13 +104,16 @@ def expected(session: Session, announced: Announced) -> Manifest | None:
     """Return what the run's summary must conform to; None if these bytes are stored.
 
     Raises:
-        HansaError: ``RUN_UNKNOWN``, ``PROTOCOL_VIOLATION`` (another attempt)
-            or ``SUMMARY_CONFLICT``.
+        HansaError: ``RUN_UNKNOWN``, ``PROTOCOL_VIOLATION`` (another attempt),
+            ``SUMMARY_CONFLICT``, or ``SUMMARY_CORRUPT`` (announced too large).
     """
     awaited = _awaited(session, announced)
     if awaited.stored is not None:
         return None
-    return manifest_of(session, awaited.analysis_name, awaited.analysis_version)
+    manifest = manifest_of(session, awaited.analysis_name, awaited.analysis_version)
+    if announced.size > manifest.limits.summary_bytes:
+        raise HansaError(Reason.SUMMARY_CORRUPT, "The summary is larger than its manifest allows.", field="size")
+    return manifest
 
 
 def _awaited(session: Session, announced: Announced) -> Awaited:
@@ -126,8 +129,6 @@ def _awaited(session: Session, announced: Announced) -> Awaited:
 
 
 def _read(content: bytes, manifest: Manifest, announced: Announced) -> NewSummary:
-    if len(content) > manifest.limits.summary_bytes:
-        raise HansaError(Reason.SUMMARY_CORRUPT, "The summary is larger than its manifest allows.", field="size")
     summary = parse_summary(content, manifest.summary, released_only=True)
     return NewSummary(
         run_id=announced.run_id,
