@@ -137,6 +137,12 @@ def check_refusal(error: grpc.aio.AioRpcError, expect: Mapping[str, Any]) -> Non
         assert error.details() == CATALOGUE[reason].public
 
 
+async def error_of(call: Any) -> grpc.aio.AioRpcError:
+    """Return how a call ended, as an error whatever it was."""
+    code, first, last = await call.code(), await call.initial_metadata(), await call.trailing_metadata()
+    return grpc.aio.AioRpcError(code, first, last, details=await call.details())
+
+
 def check_words(text: str) -> None:
     """Check that a text for the caller has no words of an exception and no control character."""
     assert text.isprintable(), ascii(text)

@@ -6,14 +6,16 @@ import asyncio
 import ssl
 import struct
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST, SETTINGS, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
+DATA, HEADERS, RST, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 ENHANCE_YOUR_CALM = 11
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
 _FRAME_BYTES = 16_000
+_WINDOW = 65_535
+_INITIAL_WINDOW_SIZE = 4
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class RawConnection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        # What we may still send: of the connection (stream 0), and of the one stream.
+        self._room = {0: _WINDOW, 1: _WINDOW}
+        self._initial = _WINDOW
 
     async def send(self, kind: int, payload: bytes = b"", *, flags: int = 0, stream: int = 0) -> None:
         head = struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream)
@@ -74,14 +79,30 @@ class RawConnection:
             await self.send(HEADERS if number == 0 else CONTINUATION, piece, flags=last, stream=1)
         chunks = [body[i : i + _FRAME_BYTES] for i in range(0, len(body), _FRAME_BYTES)] or [b""]
         for number, chunk in enumerate(chunks):
+            while min(self._room.values()) < len(chunk):
+                if await self.until(WINDOW_UPDATE, SETTINGS) is None:
+                    return
+            self._room = {stream: room - len(chunk) for stream, room in self._room.items()}
             await self.send(DATA, chunk, flags=_END_STREAM if number == len(chunks) - 1 else 0, stream=1)
 
     async def until(self, *kinds: int) -> Frame | None:
         """Return the next frame of one of ``kinds``; None if the connection ends first."""
-        while (frame := await self.read()) is not None and frame.kind not in kinds:
-            if frame.kind == SETTINGS and not frame.flags & _ACK:
-                await self.send(SETTINGS, flags=_ACK)
+        while (frame := await self.read()) is not None:
+            await self._obey(frame)
+            if frame.kind in kinds:
+                break
         return frame
+
+    async def _obey(self, frame: Frame) -> None:
+        if frame.kind == WINDOW_UPDATE:
+            self._room[frame.stream] += int.from_bytes(frame.payload)
+        elif frame.kind in (SETTINGS, PING) and not frame.flags & _ACK:
+            # A peer that does not answer pings is cut off.
+            await self.send(frame.kind, frame.payload if frame.kind == PING else b"", flags=_ACK)
+            for name, value in struct.iter_unpack(">HI", frame.payload) if frame.kind == SETTINGS else ():
+                if name == _INITIAL_WINDOW_SIZE:
+                    self._room[1] += value - self._initial
+                    self._initial = value
 
 
 @asynccontextmanager
@@ -96,9 +117,8 @@ async def raw_connection(address: str, context: ssl.SSLContext) -> AsyncIterator
     try:
         yield connection
     finally:
-        writer.close()
-        with suppress(ConnectionError, ssl.SSLError):
-            await writer.wait_closed()
+        # Not in good order: gRPC leaves the end of TLS unanswered.
+        writer.transport.abort()
 
 
 def grpc_message(body: bytes, *, compressed: bool = False) -> bytes:
