@@ -55,11 +55,12 @@ def test_a_signature_keeps_its_bytes() -> None:
 
 def test_an_invitation_keeps_its_form() -> None:
     invitation = Invitation(
-        NodeId("FI"), base64.urlsafe_b64encode(bytes(32)).decode()[:43], bytes(32), "127.0.0.1:7443"
+        NodeId("FI"), base64.urlsafe_b64encode(bytes(32)).decode()[:43], bytes(32), "127.0.0.1:7443", b"\xff" * 32
     )
     assert (
         invitation.token()
-        == "hansa1.FI.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA.MTI3LjAuMC4xOjc0NDM"
+        == "hansa2.FI.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+        ".MTI3LjAuMC4xOjc0NDM.__________________________________________8"
     )
     assert parse_token(invitation.token()) == invitation
 

@@ -99,7 +99,8 @@ def test_versions_sort_as_their_numbers_do(versions: list[list[int]]) -> None:
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_each_request_has_a_secret_of_its_own_that_fits_a_token(one: str, other: str) -> None:
     secret = invitation_secret(KEY, caller="operator:olga", request_id=one)
-    assert parse_token(Invitation(NodeId("FI"), secret, b"f" * 32, "127.0.0.1:1").token()).secret == secret
+    invitation = Invitation(NodeId("FI"), secret, b"f" * 32, "127.0.0.1:1", b"r" * 32)
+    assert parse_token(invitation.token()).secret == secret
     assert (secret == invitation_secret(KEY, caller="operator:olga", request_id=other)) == (one == other)
     assert secret != invitation_secret(b"x" * 32, caller="operator:olga", request_id=one)
     assert secret != invitation_secret(KEY, caller="operator:oscar", request_id=one)

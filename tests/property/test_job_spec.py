@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import ANALYSIS_NAME, ANALYSIS_VERSION, DATASET_ID, NODE_ID, PERSON_NAME
 from hansa.contract.job import AnalysisRef, DatasetRef, JobSpec, check_quorum, check_window, parse_job
-from hansa.contract.strict import strict_json
 from hansa.contract.limits import CLOCK_TOLERANCE, JOB_BYTES, MAX_DEADLINE
+from hansa.contract.strict import strict_json
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 digests = st.from_regex(r"\Asha256:[0-9a-f]{64}\Z")

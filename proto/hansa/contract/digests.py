@@ -47,8 +47,8 @@ def in_bundle(path: str) -> bool:
     return parts[0] != "tests" and "__pycache__" not in parts
 
 
-def bundle_digest(files: Mapping[str, bytes]) -> str:
-    """Return the digest of an analysis bundle: of its files by path.
+def bundle_listing(files: Mapping[str, bytes]) -> bytes:
+    """Return the canonical list of an analysis bundle's files, whose digest names the bundle.
 
     Args:
         files: content by path relative to the bundle, with ``/``.
@@ -57,7 +57,16 @@ def bundle_digest(files: Mapping[str, bytes]) -> str:
         {"path": path, "sha256": hashlib.sha256(files[path]).hexdigest(), "size": len(files[path])}
         for path in sorted(files)
     ]
-    return digest(canonical({"v": 1, "files": listing}))
+    return canonical({"v": 1, "files": listing})
+
+
+def bundle_digest(files: Mapping[str, bytes]) -> str:
+    """Return the digest of an analysis bundle: of its files by path.
+
+    Args:
+        files: content by path relative to the bundle, with ``/``.
+    """
+    return digest(bundle_listing(files))
 
 
 def chain_hash(previous: bytes, body: bytes) -> bytes:

@@ -1,9 +1,11 @@
 """The invitation token that an operator hands to a node.
 
-``hansa1.<node>.<secret>.<fingerprint>.<host:port>``: the node's name, 256
-random bits, the SHA-256 of the enrolment server's CA certificate (DER), and
-where to enrol. The fingerprint makes the first contact authenticated: there is
-no trust on first use.
+``hansa2.<node>.<secret>.<fingerprint>.<host:port>.<root digest>``: the node's
+name, 256 random bits, the SHA-256 of the enrolment server's CA certificate
+(DER), where to enrol, and the SHA-256 of the trust repository's root metadata.
+The fingerprint makes the first contact authenticated, and the digest pins what
+the node will believe for ever: there is no trust on first use. The operator's
+client makes the token; the coordinator gives the secret alone.
 """
 
 from __future__ import annotations
@@ -16,23 +18,29 @@ from typing import Final
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import NODE_ID, NodeId
 
-_PREFIX: Final = "hansa1"
-_SECRET_BYTES: Final = 32
+_PREFIX: Final = "hansa2"
+_DIGEST_BYTES: Final = 32
 _ENDPOINT: Final = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}:[0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """A parsed token. ``ca_fingerprint`` is SHA-256 of the CA's DER, 32 bytes."""
+    """A parsed token.
+
+    ``ca_fingerprint`` is SHA-256 of the CA's DER, ``trust_root_digest`` of the
+    root metadata's bytes; 32 bytes each.
+    """
 
     node: NodeId
     secret: str
     ca_fingerprint: bytes
     endpoint: str
+    trust_root_digest: bytes
 
     def token(self) -> str:
         """Return the token's text."""
-        return ".".join((_PREFIX, self.node, self.secret, encode(self.ca_fingerprint), encode(self.endpoint.encode())))
+        parts = (self.ca_fingerprint, self.endpoint.encode(), self.trust_root_digest)
+        return ".".join((_PREFIX, self.node, self.secret, *map(encode, parts)))
 
 
 def encode(data: bytes) -> str:
@@ -41,7 +49,10 @@ def encode(data: bytes) -> str:
 
 
 def _decode(text: str) -> bytes:
-    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    if encode(data) != text:
+        raise ValueError("not the one form of these bytes")
+    return data
 
 
 def parse_token(text: str) -> Invitation:
@@ -51,17 +62,18 @@ def parse_token(text: str) -> Invitation:
         HansaError: ``ENROLMENT_REFUSED`` with the field ``token``; the text
             has not the shape of a token.
     """
-    parts = text.strip().split(".")
     try:
-        prefix, node, secret, fingerprint, endpoint = parts
-        place = _decode(endpoint).decode("ascii")
-        print_ = _decode(fingerprint)
-        whole = len(_decode(secret)) == _SECRET_BYTES and len(print_) == _SECRET_BYTES
+        prefix, node, secret, fingerprint, endpoint, root = text.strip().split(".")
+        invitation = Invitation(
+            NodeId(node), secret, _decode(fingerprint), _decode(endpoint).decode("ascii"), _decode(root)
+        )
+        digests = (_decode(secret), invitation.ca_fingerprint, invitation.trust_root_digest)
     except ValueError as error:
         raise _not_a_token() from error
-    if prefix != _PREFIX or not whole or not NODE_ID.fullmatch(node) or not _ENDPOINT.fullmatch(place):
+    whole = all(len(part) == _DIGEST_BYTES for part in digests)
+    if prefix != _PREFIX or not whole or not NODE_ID.fullmatch(node) or not _ENDPOINT.fullmatch(invitation.endpoint):
         raise _not_a_token()
-    return Invitation(NodeId(node), secret, print_, place)
+    return invitation
 
 
 def _not_a_token() -> HansaError:

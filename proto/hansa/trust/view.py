@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from hansa.contract.directory import Directory
+from hansa.contract.job import AnalysisRef
 from hansa.contract.review import Count
 
 
@@ -23,6 +24,11 @@ class TrustedAnalysis:
     manifest: bytes
     files: Mapping[str, str]
     count: Count
+
+    @property
+    def ref(self) -> AnalysisRef:
+        """The analysis as jobs, votes and approvals name it."""
+        return AnalysisRef(name=self.name, version=self.version, digest=self.digest)
 
     @property
     def key(self) -> str:
@@ -42,3 +48,12 @@ class TrustView:
     directory: Directory
     # By ``name@version``; also those that have too few votes.
     analyses: Mapping[str, TrustedAnalysis] = field(default_factory=dict)
+    # SHA-256 (hex) of the directory's bytes.
+    directory_sha256: str = ""
+    # SHA-256 (hex) of each target by its path.
+    targets: Mapping[str, str] = field(default_factory=dict)
+    # Length in bytes of each target by its path.
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    # The verified metadata by its name in the mirror: the roots from the pinned
+    # one on, and the snapshot, targets and timestamp that are in force.
+    metadata: Mapping[str, bytes] = field(default_factory=dict)
