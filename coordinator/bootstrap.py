@@ -15,7 +15,6 @@ from typing import Final
 from sqlalchemy.orm import Session
 
 from coordinator.api.admin import AdminServicer, Inviting
-from coordinator.api.caller import Role
 from coordinator.api.calls import Calls
 from coordinator.api.catalogue import CatalogueServicer
 from coordinator.api.enrolment import EnrolmentServicer, Welcome
@@ -25,17 +24,22 @@ from coordinator.api.interceptors import Boundary
 from coordinator.api.jobs import JobServicer
 from coordinator.api.nodes import NodeServicer
 from coordinator.api.rates import RateLimiter
+from coordinator.api.trust import TrustServicer
 from coordinator.ca.files import Keys, load_keys
 from coordinator.config import CA_FOLDER, Config, load_config
+from coordinator.domain.authorisation import PEOPLE, Outsider
 from coordinator.server import Listener, mutual_credentials, server_credentials, serving
 from coordinator.services.deadlines import keep_deadlines
 from coordinator.services.desk import Desk
 from coordinator.services.enrolment import Issuer
+from coordinator.services.proposals import expire_proposals
 from coordinator.services.sessions import Sessions
+from coordinator.services.trust import keep_fresh, state_in_force
 from coordinator.store.database import Database
 from coordinator.store.federation import read_federation
 from coordinator.store.requests import forget_requests
 from coordinator.store.schema import is_current
+from coordinator.trust_keys import TrustKeys, load_trust_keys
 from hansa.contract.errors import HansaError, Reason
 from hansa.runtime.clock import Clock
 from hansa.runtime.supervisor import run_all
@@ -44,6 +48,7 @@ from hansa.v1.catalogue_service_pb2_grpc import add_CatalogueServiceServicer_to_
 from hansa.v1.enrolment_service_pb2_grpc import add_EnrolmentServiceServicer_to_server
 from hansa.v1.job_service_pb2_grpc import add_JobServiceServicer_to_server
 from hansa.v1.node_service_pb2_grpc import add_NodeServiceServicer_to_server
+from hansa.v1.trust_service_pb2_grpc import add_TrustServiceServicer_to_server
 
 _REQUESTS_KEPT: Final = timedelta(days=7)
 _HOUSEKEEPING_SECONDS: Final = 3600.0
@@ -58,6 +63,7 @@ class Foundation:
 
     config: Config
     keys: Keys
+    trust_keys: TrustKeys
     database: Database
     clock: Clock
 
@@ -76,13 +82,14 @@ def open_foundation(state_dir: Path, clock: Clock) -> Foundation:
     """
     config = load_config(state_dir)
     keys = load_keys(state_dir / CA_FOLDER, names=config.server_names, now=clock())
+    trust_keys = load_trust_keys(state_dir)
     database = Database.open(config.database_url(state_dir))
     try:
         _check_store(database, config, state_dir)
     except BaseException:
         database.close()
         raise
-    return Foundation(config, keys, database, clock)
+    return Foundation(config, keys, trust_keys, database, clock)
 
 
 def _check_store(database: Database, config: Config, state_dir: Path) -> None:
@@ -94,6 +101,7 @@ def _check_store(database: Database, config: Config, state_dir: Path) -> None:
     federation = database.run_sync(read_federation)
     if federation is None or federation.name != config.federation:
         raise HansaError(Reason.STATE_FOLDER_INVALID, "The store is not this federation's.", field="database")
+    database.run_sync(state_in_force)
 
 
 async def run_coordinator(foundation: Foundation, stop: asyncio.Event) -> None:
@@ -123,18 +131,18 @@ def _people(base: Foundation, sessions: Sessions, rates: RateLimiter) -> Listene
     config = base.config
     person = people_authenticator(base.database, config.federation, base.clock)
     calls = Calls(base.database, base.clock)
-    inviting = Inviting(
-        base.keys.invitation_key, base.keys.server_ca.fingerprint, config.endpoint(config.enrolment_port)
-    )
+    inviting = Inviting(base.keys.invitation_key, config.endpoint(config.enrolment_port))
+    duty = base.trust_keys.duty(config.federation)
     return Listener(
         "people",
         config.address(config.people_port),
         server_credentials(base.keys),
-        Boundary(Guard({Role.RESEARCHER: person, Role.OPERATOR: person}, rates)),
+        Boundary(Guard(dict.fromkeys(PEOPLE, person), rates)),
         [
             partial(add_JobServiceServicer_to_server, JobServicer(sessions.desk)),
             partial(add_CatalogueServiceServicer_to_server, CatalogueServicer(calls, base.clock)),
-            partial(add_AdminServiceServicer_to_server, AdminServicer(calls, inviting, sessions.cut)),
+            partial(add_TrustServiceServicer_to_server, TrustServicer(calls)),
+            partial(add_AdminServiceServicer_to_server, AdminServicer(sessions.desk, inviting, duty, sessions.cut)),
         ],
     )
 
@@ -147,7 +155,7 @@ def _enrolment(base: Foundation, rates: RateLimiter) -> Listener:
         "enrolment",
         config.address(config.enrolment_port),
         server_credentials(base.keys),
-        Boundary(Guard({Role.GUEST: guest}, rates)),
+        Boundary(Guard({Outsider.GUEST: guest}, rates)),
         [partial(add_EnrolmentServiceServicer_to_server, servicer)],
     )
 
@@ -159,18 +167,26 @@ def _nodes(base: Foundation, sessions: Sessions, rates: RateLimiter) -> Listener
         "node",
         config.address(config.node_port),
         mutual_credentials(base.keys),
-        Boundary(Guard({Role.NODE: node}, rates)),
-        [partial(add_NodeServiceServicer_to_server, NodeServicer(sessions, base.issuer))],
+        Boundary(Guard({Outsider.NODE: node}, rates)),
+        [
+            partial(add_NodeServiceServicer_to_server, NodeServicer(sessions, base.issuer)),
+            partial(add_TrustServiceServicer_to_server, TrustServicer(Calls(base.database, base.clock))),
+        ],
     )
 
 
 def _loops(base: Foundation, desk: Desk) -> Mapping[str, Loop]:
-    def forget(session: Session) -> None:
+    def tidy(session: Session) -> None:
         forget_requests(session, before=base.clock() - _REQUESTS_KEPT)
+        expire_proposals(session, base.clock())
 
     async def housekeeping() -> None:
         while True:
-            await base.database.run(forget)
+            await base.database.run(tidy)
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
 
-    return {"housekeeping": housekeeping, "deadlines": partial(keep_deadlines, desk)}
+    return {
+        "housekeeping": housekeeping,
+        "deadlines": partial(keep_deadlines, desk),
+        "trust": partial(keep_fresh, desk, base.trust_keys.online),
+    }

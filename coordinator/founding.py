@@ -1,4 +1,4 @@
-"""How a federation begins: a state folder with keys, settings, a store and its first operator.
+"""How a coordinator begins: a state folder with keys, settings, and a store with the federation's trust repository.
 
 All of it, or nothing: it is made beside its place and moved there at the end.
 """
@@ -16,37 +16,43 @@ from sqlalchemy.orm import Session
 
 from coordinator.ca.files import create_keys
 from coordinator.config import CA_FOLDER, FILE, SERVER_CA_FILE, Config
-from coordinator.services.people import add_person
+from coordinator.services.nodes import Act
+from coordinator.services.trust import begin_trust
 from coordinator.store.database import Database
 from coordinator.store.federation import create_federation, read_federation
-from coordinator.store.people_models import AuditLeafRow, AuditNodeRow, AuditRow, FederationRow, PersonRow
-from coordinator.store.persons import Person
+from coordinator.store.people_models import AnalysisRow, AuditLeafRow, AuditNodeRow, AuditRow, FederationRow, PersonRow
 from coordinator.store.schema import migrate
+from coordinator.store.trust_models import TrustMetadataRow, TrustStateRow, TrustTargetRow
+from coordinator.trust_keys import TrustKeys, write_trust
 from hansa.contract.errors import HansaError, Reason
+from hansa.trust.files import ROOT, RepositoryFiles
 
 _FOUNDER = "init"
 
 
 @dataclass(frozen=True, slots=True)
 class Founding:
-    """What begins, where, and who may then say what happens."""
+    """What begins, where, and by whose signatures."""
 
     state_dir: Path
     config: Config
-    operator: Person
+    trust: RepositoryFiles
+    keys: TrustKeys
 
 
 def found(founding: Founding, *, store_uuid: str, now: datetime) -> None:
     """Make the coordinator's state folder and its store.
 
     Args:
-        founding: checked settings and the first operator.
+        founding: checked settings, the trust repository, and the keys that it names.
         store_uuid: names the new store; random.
         now: aware UTC time.
 
     Raises:
         HansaError: ``STATE_FOLDER_INVALID``, the folder or the database is in
-            use; ``CONFIG_INVALID``, the database cannot be reached.
+            use; ``CONFIG_INVALID``, the database cannot be reached;
+            ``TRUST_…``, ``DIRECTORY_INVALID`` or ``KEY_INVALID``, the
+            repository is not valid or names other keys.
     """
     place = founding.state_dir.absolute()
     check_free(place)
@@ -85,6 +91,7 @@ def _make(folder: Path, founding: Founding, store_uuid: str, now: datetime) -> N
     config = founding.config
     server_ca = create_keys(folder / CA_FOLDER, config.federation, names=config.server_names, now=now)
     (folder / SERVER_CA_FILE).write_bytes(server_ca.certificate_pem)
+    write_trust(folder, founding.keys, founding.trust.metadata_file(ROOT))
     settings = folder / FILE
     settings.touch(mode=0o600)  # a database URL may hold a password
     settings.write_text(config.to_toml(), encoding="utf-8")
@@ -105,7 +112,7 @@ def _begin(session: Session, founding: Founding, store_uuid: str, now: datetime)
             field="database",
         )
     create_federation(session, name=founding.config.federation, store_uuid=store_uuid)
-    add_person(session, founding.operator, actor=_FOUNDER, now=now)
+    begin_trust(session, founding.trust, founding.keys.duty(founding.config.federation), Act(_FOUNDER, now))
 
 
 def _move(part: Path, place: Path, config: Config) -> None:
@@ -122,5 +129,6 @@ def _move(part: Path, place: Path, config: Config) -> None:
 
 
 def _withdraw(session: Session) -> None:
-    for table in (AuditNodeRow, AuditLeafRow, AuditRow, PersonRow, FederationRow):
+    tables = (AuditNodeRow, AuditLeafRow, AuditRow, PersonRow, AnalysisRow, FederationRow)
+    for table in (*tables, TrustStateRow, TrustTargetRow, TrustMetadataRow):
         session.execute(delete(table))

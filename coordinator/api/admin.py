@@ -5,19 +5,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Final
 
 from sqlalchemy.orm import Session
 
 from coordinator.api.caller import current_caller
 from coordinator.api.calls import Calls
 from coordinator.api.guard import Context
-from coordinator.api.messages import analysis_message, audit_message, node_message, person_message, timestamp
+from coordinator.api.messages import audit_message, node_message, person_message, proposal_message, timestamp
 from coordinator.api.pages import number_page_of, page_of, token_of
-from coordinator.services.catalogue import make_analysis, publish_analysis
+from coordinator.services.desk import Desk
 from coordinator.services.nodes import (
     Act,
+    because,
     confirm_node,
     invitation_life,
     invitation_secret,
@@ -27,53 +31,44 @@ from coordinator.services.nodes import (
     revoke_node,
     suspend_node,
 )
-from coordinator.services.people import add_person, make_person
+from coordinator.services.proposals import list_proposals, withdraw
+from coordinator.services.trust import Delivery, TrustDuty, put_in_force
 from coordinator.store.audit import AuditRepository
 from coordinator.store.persons import PersonRepository
-from hansa.contract.enrolment import Invitation
 from hansa.contract.errors import Reason
 from hansa.contract.ids import NodeId
 from hansa.v1 import admin_service_pb2 as wire
 from hansa.v1 import admin_service_pb2_grpc
 
+PUBLICATION_BYTES: Final = 64 << 20
+_PUBLISHED: Final = re.compile(r"metadata/[1-9][0-9]{0,17}\.(?:root|targets)\.json|targets/[0-9a-f]{64}")
+
 
 @dataclass(frozen=True, slots=True)
 class Inviting:
-    """What invitation tokens are made of.
-
-    ``ca_fingerprint`` is SHA-256 of the server CA's DER form; ``endpoint`` is
-    where to enrol.
-    """
+    """What invitations are made of; ``endpoint`` is where to enrol."""
 
     key: bytes
-    ca_fingerprint: bytes
     endpoint: str
 
 
 class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
     """Parse, one call, convert."""
 
-    def __init__(self, calls: Calls, inviting: Inviting, cut: Callable[[NodeId, Reason], None]) -> None:
+    def __init__(self, desk: Desk, inviting: Inviting, duty: TrustDuty, cut: Callable[[NodeId, Reason], None]) -> None:
         """Take what the methods need.
 
         Args:
-            calls: runs transactions.
-            inviting: what tokens are made of.
+            desk: runs transactions.
+            inviting: what invitations are made of.
+            duty: what the coordinator signs and answers for.
             cut: ends the live session of a node, for a reason; called after the commit.
         """
-        self._calls = calls
+        self._desk = desk
+        self._calls = Calls(desk.database, desk.clock)
         self._inviting = inviting
+        self._duty = duty
         self._cut = cut
-
-    async def AddPerson(self, request: wire.AddPersonRequest, context: Context) -> wire.AddPersonResponse:
-        """Make a person known."""
-        person = make_person(request.name, request.role, request.public_key_pem)
-
-        def work(session: Session, act: Act) -> wire.AddPersonResponse:
-            added = add_person(session, person, actor=act.actor, now=act.now)
-            return wire.AddPersonResponse(person=person_message(added))
-
-        return await self._calls.change(request, work, wire.AddPersonResponse)
 
     async def ListPersons(self, request: wire.ListPersonsRequest, context: Context) -> wire.ListPersonsResponse:
         """Return people by name."""
@@ -84,7 +79,7 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         )
 
     async def InviteNode(self, request: wire.InviteNodeRequest, context: Context) -> wire.InviteNodeResponse:
-        """Return a token; the stored answer is without it, and it is derived again for a repeat."""
+        """Return a secret; the stored answer is without it, and it is derived again for a repeat."""
         node = node_name(request.node)
         life = invitation_life(request.valid_seconds)
         secret = invitation_secret(self._inviting.key, caller=current_caller().subject, request_id=request.request_id)
@@ -94,9 +89,9 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
             invite_node(session, node, secret, expires_at=expires_at, act=act)
             return wire.InviteNodeResponse(expires_at=timestamp(expires_at))
 
-        answer = await self._calls.change(request, work, wire.InviteNodeResponse)
-        invitation = Invitation(node, secret, self._inviting.ca_fingerprint, self._inviting.endpoint)
-        answer.token = invitation.token()
+        subject = f"{node} for {int(life.total_seconds())} s"
+        answer = await self._calls.change_by_two(request, subject, work, wire.InviteNodeResponse)
+        answer.secret, answer.endpoint = secret, self._inviting.endpoint
         return answer
 
     async def ConfirmNode(self, request: wire.ConfirmNodeRequest, context: Context) -> wire.ConfirmNodeResponse:
@@ -128,7 +123,7 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         def work(session: Session, act: Act) -> wire.ResumeNodeResponse:
             return wire.ResumeNodeResponse(node=node_message(resume_node(session, node, act)))
 
-        return await self._calls.change(request, work, wire.ResumeNodeResponse)
+        return await self._calls.change_by_two(request, node, work, wire.ResumeNodeResponse)
 
     async def RevokeNode(self, request: wire.RevokeNodeRequest, context: Context) -> wire.RevokeNodeResponse:
         """End a membership, and the node's session."""
@@ -137,20 +132,52 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         def work(session: Session, act: Act) -> wire.RevokeNodeResponse:
             return wire.RevokeNodeResponse(node=node_message(revoke_node(session, node, request.reason, act)))
 
-        answer = await self._calls.change(request, work, wire.RevokeNodeResponse)
+        subject = because(node, request.reason)
+        answer = await self._calls.change_by_two(request, subject, work, wire.RevokeNodeResponse)
         self._cut(node, Reason.NODE_REVOKED)
         return answer
 
-    async def PublishAnalysis(
-        self, request: wire.PublishAnalysisRequest, context: Context
-    ) -> wire.PublishAnalysisResponse:
-        """Put an analysis in the catalogue."""
-        analysis = make_analysis(request.manifest, request.digest)
+    async def ListProposals(self, request: wire.ListProposalsRequest, context: Context) -> wire.ListProposalsResponse:
+        """Return what waits for a second operator."""
+        page, now = page_of(request), self._desk.clock()
+        found = await self._calls.read(lambda session: list_proposals(session, page, now))
+        return wire.ListProposalsResponse(
+            proposals=[proposal_message(proposal) for proposal in found.items], next_page_token=token_of(found.last)
+        )
 
-        def work(session: Session, act: Act) -> wire.PublishAnalysisResponse:
-            return wire.PublishAnalysisResponse(analysis=analysis_message(publish_analysis(session, analysis, act)))
+    async def WithdrawProposal(
+        self, request: wire.WithdrawProposalRequest, context: Context
+    ) -> wire.WithdrawProposalResponse:
+        """Take back what waits for a second operator."""
 
-        return await self._calls.change(request, work, wire.PublishAnalysisResponse)
+        def work(session: Session, act: Act) -> wire.WithdrawProposalResponse:
+            return wire.WithdrawProposalResponse(proposal=proposal_message(withdraw(session, request.proposal_id, act)))
+
+        return await self._calls.change(request, work, wire.WithdrawProposalResponse)
+
+    async def PublishTrust(
+        self, request_iterator: AsyncIterator[wire.PublishTrustRequest], context: Context
+    ) -> wire.PublishTrustResponse:
+        """Put a new version of the trust repository in force; the same files again change nothing."""
+        delivery = Delivery(is_published_name, PUBLICATION_BYTES)
+        async for part in request_iterator:
+            delivery.add(part.name, part.chunk)
+        turn = self._desk.turn()
+        publish = partial(
+            put_in_force,
+            files=delivery.files(),
+            duty=self._duty,
+            act=Act(current_caller().name, turn.now),
+            turn=turn,
+        )
+        state = await self._desk.commit(publish)
+        return wire.PublishTrustResponse(
+            root_version=state.root_version,
+            targets_version=state.targets_version,
+            snapshot_version=state.snapshot_version,
+            timestamp_version=state.timestamp_version,
+            directory_version=state.directory_version,
+        )
 
     async def ListAudit(self, request: wire.ListAuditRequest, context: Context) -> wire.ListAuditResponse:
         """Return what was done, newest first."""
@@ -159,3 +186,8 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         return wire.ListAuditResponse(
             entries=[audit_message(entry) for entry in found.items], next_page_token=token_of(found.last)
         )
+
+
+def is_published_name(name: str) -> bool:
+    """Say whether a publication may have a file of this name; snapshot and timestamp are the coordinator's."""
+    return _PUBLISHED.fullmatch(name) is not None

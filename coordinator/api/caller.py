@@ -8,33 +8,34 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from coordinator.domain.authorisation import Bearer
 
-class Role(enum.StrEnum):
-    """What a caller may be; each method's policy says which it takes."""
 
-    RESEARCHER = "researcher"
-    OPERATOR = "operator"
+class Kind(enum.StrEnum):
+    """What a caller is; names are unique within a kind."""
+
+    PERSON = "person"
     NODE = "node"
-    # Somebody with an invitation; known by network address only.
     GUEST = "guest"
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated caller.
+    """An authenticated caller with all roles that it has.
 
     ``name`` is a person's name, a node's id or a guest's address; ``not_after``
     is the end of a node's certificate.
     """
 
-    role: Role
+    kind: Kind
     name: str
+    roles: frozenset[Bearer]
     not_after: datetime | None = None
 
     @property
     def subject(self) -> str:
-        """The name with its role: no two callers have the same."""
-        return f"{self.role}:{self.name}"
+        """The name with its kind: no two callers have the same."""
+        return f"{self.kind}:{self.name}"
 
 
 _CALLER: Final[ContextVar[Caller]] = ContextVar("caller")

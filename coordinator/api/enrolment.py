@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sqlalchemy.orm import Session
+
 from coordinator.api.guard import Context
-from coordinator.services.enrolment import Issuer, enrol_node
+from coordinator.services.enrolment import Enrolled, Issuer, enrol_node
+from coordinator.services.trust import root_of_digest
 from coordinator.store.database import Database
 from hansa.runtime.clock import Clock
 from hansa.v1 import enrolment_service_pb2 as wire
@@ -36,11 +39,14 @@ class EnrolmentServicer(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
     async def Enrol(self, request: wire.EnrolRequest, context: Context) -> wire.EnrolResponse:
         """Exchange an invitation for a certificate."""
         now = self._clock()
-        enrolled = await self._database.run(
-            lambda session: enrol_node(
-                session, self._issuer, secret=request.token_secret, csr_pem=request.csr_pem, now=now
-            )
-        )
+
+        def work(session: Session) -> tuple[Enrolled, bytes]:
+            # Before the invitation is redeemed: a node that cannot have its root stays outside.
+            root = root_of_digest(session, request.trust_root_digest)
+            enrolled = enrol_node(session, self._issuer, secret=request.token_secret, csr_pem=request.csr_pem, now=now)
+            return enrolled, root
+
+        enrolled, root = await self._database.run(work)
         return wire.EnrolResponse(
             federation=self._issuer.federation,
             node=enrolled.node,
@@ -48,4 +54,5 @@ class EnrolmentServicer(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
             server_ca_pem=self._welcome.server_ca_pem,
             node_endpoint=self._welcome.node_endpoint,
             key_fingerprint=enrolled.key_fingerprint,
+            trust_root=root,
         )

@@ -175,6 +175,8 @@ def command_bytes(command: plain.CommandBody, issued_at: datetime) -> bytes:
             body.offer.CopyFrom(offer)
         case plain.Cancel(run_id, attempt):
             body.cancel.CopyFrom(wire.Cancel(run_id=run_id, attempt=attempt))
+        case plain.TrustUpdate():
+            body.trust_update.CopyFrom(wire.TrustUpdate())
     return body.SerializeToString(deterministic=True)
 
 

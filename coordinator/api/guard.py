@@ -8,15 +8,16 @@ from typing import Any, Final
 import grpc
 from sqlalchemy.orm import Session
 
-from coordinator.api.caller import Caller, Role
+from coordinator.api.caller import Caller, Kind
 from coordinator.api.method_policy import METHOD_POLICY, MethodPolicy
 from coordinator.api.rates import RateLimiter
 from coordinator.api.tokens import claimed_name, verify_token
+from coordinator.domain.authorisation import Bearer, Outsider, Ownership, is_allowed
 from coordinator.services.enrolment import identify_node
-from coordinator.services.people import load_person_key
 from coordinator.store.database import Database
 from coordinator.store.persons import Person, PersonRepository
 from hansa.contract.errors import HansaError, Reason
+from hansa.contract.raw_keys import signing_key
 from hansa.runtime.clock import Clock
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -28,8 +29,11 @@ _BEARER: Final = "Bearer "
 class Guard:
     """What the interceptor asks before any method runs."""
 
-    def __init__(self, authenticators: Mapping[Role, Authenticator], rates: RateLimiter) -> None:
-        """Take one authenticator for each role that a listener serves."""
+    def __init__(self, authenticators: Mapping[Bearer, Authenticator], rates: RateLimiter) -> None:
+        """Take one authenticator for each role that a listener serves.
+
+        A method that two listeners serve takes roles of both.
+        """
         self._authenticators = authenticators
         self._rates = rates
 
@@ -44,18 +48,20 @@ class Guard:
         policy = METHOD_POLICY.get(method)
         if policy is None:
             raise HansaError(Reason.PERMISSION_DENIED, log="method without a policy")
-        authenticate = next((self._authenticators[role] for role in policy.roles if role in self._authenticators), None)
+        here = (self._authenticators[role] for role in policy.rule.roles if role in self._authenticators)
+        authenticate = next(here, None)
         if authenticate is None:
             raise HansaError(Reason.PERMISSION_DENIED, log="method of another listener")
         caller = await authenticate(context)
-        if caller.role not in policy.roles:
+        # Whose the thing is that the call is about, the method finds out.
+        if not is_allowed(caller.roles, policy.rule, Ownership.OPEN):
             raise HansaError(Reason.PERMISSION_DENIED)
         self._rates.check(caller.subject, method, per_minute=policy.per_minute)
         return caller, policy
 
 
 def people_authenticator(database: Database, federation: str, clock: Clock) -> Authenticator:
-    """Return what recognises people by their tokens."""
+    """Return what recognises people by their tokens, as the directory in force has them."""
 
     async def authenticate(context: Context) -> Caller:
         token = _bearer(context)
@@ -63,9 +69,9 @@ def people_authenticator(database: Database, federation: str, clock: Clock) -> A
         person: Person | None = await database.run(lambda session: PersonRepository(session).get(name))
         if person is None:
             raise HansaError(Reason.UNAUTHENTICATED, log="no such person")
-        key = load_person_key(person.public_key_pem)
+        key = signing_key(person.signing_key)
         verify_token(token, name=name, key=key, federation=federation, now=clock())
-        return Caller(Role(person.role), name)
+        return Caller(Kind.PERSON, name, frozenset(person.roles))
 
     return authenticate
 
@@ -81,7 +87,7 @@ def node_authenticator(database: Database, federation: str, clock: Clock) -> Aut
 
         def work(session: Session) -> Caller:
             credential = identify_node(session, shown[0], federation=federation, now=now)
-            return Caller(Role.NODE, credential.node, credential.not_after)
+            return Caller(Kind.NODE, credential.node, frozenset({Outsider.NODE}), credential.not_after)
 
         return await database.run(work)
 
@@ -91,7 +97,7 @@ def node_authenticator(database: Database, federation: str, clock: Clock) -> Aut
 async def guest(context: Context) -> Caller:
     """Recognise somebody by nothing but the network address."""
     kind, _, rest = context.peer().partition(":")
-    return Caller(Role.GUEST, f"{kind}:{rest.rpartition(':')[0]}")
+    return Caller(Kind.GUEST, f"{kind}:{rest.rpartition(':')[0]}", frozenset({Outsider.GUEST}))
 
 
 def _bearer(context: Context) -> str:

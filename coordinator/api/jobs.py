@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
 
-from coordinator.api.caller import Role, current_caller
+from coordinator.api.caller import current_caller
 from coordinator.api.calls import request_id_of
 from coordinator.api.frames import signed_of
 from coordinator.api.guard import Context
@@ -76,7 +76,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
 
 def _asker() -> Asker:
     caller = current_caller()
-    return Asker(caller.name, is_operator=caller.role is Role.OPERATOR)
+    return Asker(caller.name, caller.roles)
 
 
 def job_message(view: JobView) -> types_pb2.Job:

@@ -10,6 +10,8 @@ from coordinator.store.audit import AuditEntry
 from coordinator.store.catalogue import Analysis, Dataset
 from coordinator.store.nodes import Node
 from coordinator.store.persons import Person
+from coordinator.store.proposals import Proposal
+from hansa.contract.raw_keys import key_digest
 from hansa.v1 import admin_service_pb2, types_pb2
 
 
@@ -36,7 +38,23 @@ def node_message(node: Node) -> types_pb2.Node:
 
 def person_message(person: Person) -> admin_service_pb2.Person:
     """Return a person as operators see them."""
-    return admin_service_pb2.Person(name=person.name, role=person.role, key_fingerprint=person.fingerprint)
+    return admin_service_pb2.Person(
+        name=person.name,
+        organisation=person.organisation,
+        roles=person.roles,
+        key_fingerprint=key_digest(person.signing_key),
+    )
+
+
+def proposal_message(proposal: Proposal) -> admin_service_pb2.Proposal:
+    """Return what waits for a second operator."""
+    return admin_service_pb2.Proposal(
+        proposal_id=proposal.proposal_id,
+        method=proposal.method,
+        subject=proposal.subject,
+        proposed_by=proposal.proposed_by,
+        expires_at=timestamp(proposal.expires_at),
+    )
 
 
 def analysis_message(analysis: Analysis) -> types_pb2.Analysis:

@@ -43,7 +43,7 @@ def create_keys(folder: Path, federation: str, *, names: Sequence[str], now: dat
     server_ca = create_authority(f"{federation} server CA", now)
     _write_authority(folder, _SERVER_CA, server_ca)
     _write_authority(folder, _NODE_CA, create_authority(f"{federation} node CA", now))
-    _write(folder / _INVITATIONS, os.urandom(_SECRET_BYTES), 0o600)
+    write_whole(folder / _INVITATIONS, os.urandom(_SECRET_BYTES), 0o600)
     _make_server(folder, server_ca, names, now)
     return server_ca
 
@@ -86,12 +86,12 @@ def _make_server(folder: Path, ca: Authority, names: Sequence[str], now: datetim
     _write_key(_key_file(folder, _SERVER), key)
     # The CA stands in the chain, because a node finds it there by its invitation's fingerprint.
     chain = certificate.public_bytes(serialization.Encoding.PEM) + ca.certificate_pem
-    _write(_certificate_file(folder, _SERVER), chain, 0o644)
+    write_whole(_certificate_file(folder, _SERVER), chain, 0o644)
 
 
 def _write_authority(folder: Path, name: str, authority: Authority) -> None:
     _write_key(_key_file(folder, name), authority.key)
-    _write(_certificate_file(folder, name), authority.certificate_pem, 0o644)
+    write_whole(_certificate_file(folder, name), authority.certificate_pem, 0o644)
 
 
 def _read_authority(folder: Path, name: str) -> Authority:
@@ -106,10 +106,10 @@ def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     encoded = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    _write(path, encoded, 0o600)
+    write_whole(path, encoded, 0o600)
 
 
-def _write(path: Path, content: bytes, mode: int) -> None:
+def write_whole(path: Path, content: bytes, mode: int) -> None:
     """Write whole and in place, with its mode from the first byte on."""
     part = path.with_name(path.name + ".part")
     part.unlink(missing_ok=True)

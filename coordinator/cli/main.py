@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -16,19 +17,23 @@ import structlog
 from coordinator.bootstrap import open_foundation, run_coordinator
 from coordinator.config import SERVER_CA_FILE, Config, load_config, make_config
 from coordinator.founding import Founding, check_free, found
-from coordinator.services.people import OPERATOR, make_person
+from coordinator.services.trust import federation_of
 from coordinator.store.audit import verify_log
 from coordinator.store.database import Database
 from coordinator.store.schema import migrate as migrate_store
+from coordinator.trust_keys import ROOT_FILE, TRUST_FOLDER, read_keys
 from hansa.contract.errors import HansaError, Reason
 from hansa.runtime.clock import utc_now
 from hansa.runtime.logging import set_up_logging
 from hansa.runtime.supervisor import stop_on_signals
+from hansa.trust.files import read_files
 
 _log = structlog.get_logger(__name__)
 
 _STATE_DIR = click.Path(file_okay=False, path_type=Path)
 _PORT = click.IntRange(1, 65535)
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,14 +57,13 @@ def main() -> None:
 
 @main.command()
 @click.argument("state_dir", type=_STATE_DIR)
-@click.option("--federation", required=True, help="Name of the federation, lower case, like a DNS name.")
-@click.option("--operator", required=True, help="Name of the first federation operator.")
 @click.option(
-    "--operator-key",
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="That person's public key (PEM), made with `hansa key create`.",
+    "--trust", "repository", required=True, type=_FOLDER, help="The trust repository, signed by its thresholds."
 )
+@click.option("--snapshot-key", required=True, type=_FILE, help="The on-line key that the root names for snapshots.")
+@click.option("--timestamp-key", required=True, type=_FILE, help="The on-line key that the root names for timestamps.")
+@click.option("--log-key", required=True, type=_FILE, help="The key that the directory names for the audit log.")
+@click.option("--federation", default="", help="Name of the federation, if it must be this one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where people and nodes find the coordinator.")
 @click.option("--listen", default="", help="Address to listen on, where that is not HOST.")
 @click.option("--name", "names", multiple=True, help="Another name in the servers' certificate; may be repeated.")
@@ -67,20 +71,34 @@ def main() -> None:
 @click.option("--enrolment-port", type=_PORT, help="Default: 7444.")
 @click.option("--node-port", type=_PORT, help="Default: 7445.")
 @click.option("--database", default="", help="postgresql+psycopg://… (default: an SQLite file in STATE_DIR).")
-def init(state_dir: Path, operator: str, operator_key: Path, **settings: Any) -> None:
-    """Begin a federation in STATE_DIR, which must not exist or be empty."""
+def init(
+    state_dir: Path,
+    *,
+    repository: Path,
+    snapshot_key: Path,
+    timestamp_key: Path,
+    log_key: Path,
+    federation: str,
+    **settings: Any,
+) -> None:
+    """Begin the coordinator of a federation in STATE_DIR, which must not exist or be empty.
+
+    The trust repository says who the federation's people are. Its newest root
+    is pinned; the three keys are copied into STATE_DIR.
+    """
     check_free(state_dir)
+    keys = read_keys(snapshot=snapshot_key, timestamp=timestamp_key, log=log_key)
+    files = read_files(repository)
+    named = federation or federation_of(files)
     given = {name: value for name, value in settings.items() if value is not None}
-    config = make_config(**given)
-    person = make_person(operator, OPERATOR, _read_key(operator_key))
-    found(Founding(state_dir, config, person), store_uuid=str(uuid4()), now=utc_now())
-    click.echo(f"The federation {config.federation} begins in {state_dir}; {operator} is its first operator.")
+    config = make_config(federation=named, **given)
+    found(Founding(state_dir, config, files, keys), store_uuid=str(uuid4()), now=utc_now())
+    click.echo(f"The coordinator of {config.federation} begins in {state_dir}.")
     click.echo("Next:")
-    click.echo(f"  1. serve it:                    hansa-coordinator serve {state_dir}")
-    click.echo(
-        f"  2. print a client's profile:    hansa-coordinator profile {state_dir} --person {operator} --key FILE"
-    )
-    click.echo("  3. invite a node:               hansa --profile FILE admin node invite NODE")
+    click.echo(f"  1. look for weak spots:         hansa-coordinator doctor {state_dir}")
+    click.echo(f"  2. serve it:                    hansa-coordinator serve {state_dir}")
+    click.echo(f"  3. print a client's profile:    hansa-coordinator profile {state_dir} --person NAME --key FILE")
+    click.echo("  4. invite a node, two people:   hansa --profile FILE admin node invite NODE")
 
 
 @main.command()
@@ -124,21 +142,22 @@ def migrate(state_dir: Path) -> None:
     "--write",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Write people.toml and server-ca.pem into this folder instead, to hand them out.",
+    help="Write people.toml, server-ca.pem and root.json into this folder instead, to hand them out.",
 )
 def profile(state_dir: Path, person: str, key_file: Path | None, folder: Path | None) -> None:
     """Print what a client needs to know, as a profile (TOML)."""
     config = load_config(state_dir)
-    certificate = state_dir.absolute() / SERVER_CA_FILE
+    pins = _Pins(state_dir.absolute() / SERVER_CA_FILE, state_dir.absolute() / TRUST_FOLDER / ROOT_FILE)
     key = "" if key_file is None else str(key_file.absolute())
     if folder is None:
-        click.echo(_profile(config, certificate, person, key), nl=False)
+        click.echo(_profile(config, pins, person, key), nl=False)
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / SERVER_CA_FILE).write_bytes(certificate.read_bytes())
-        text = _profile(config, folder.absolute() / SERVER_CA_FILE, person, key)
-        (folder / "people.toml").write_text(text, encoding="utf-8")
+        copies = _Pins(folder.absolute() / SERVER_CA_FILE, folder.absolute() / ROOT_FILE)
+        copies.certificate.write_bytes(pins.certificate.read_bytes())
+        copies.root.write_bytes(pins.root.read_bytes())
+        (folder / "people.toml").write_text(_profile(config, copies, person, key), encoding="utf-8")
     except OSError as error:
         raise HansaError(Reason.FILE_INVALID, f"{folder} cannot be written: {error.strerror}.") from error
     click.echo(f"{folder / 'people.toml'}")
@@ -165,21 +184,21 @@ def verify(state_dir: Path) -> None:
     click.echo(f"sound\nsize  {found.size}\nroot  {found.root.hex()}")
 
 
-def _profile(config: Config, certificate: Path, person: str, key_file: str) -> str:
+@dataclass(frozen=True, slots=True)
+class _Pins:
+    """The two files that a client trusts from the first call on."""
+
+    certificate: Path
+    root: Path
+
+
+def _profile(config: Config, pins: _Pins, person: str, key_file: str) -> str:
     lines = [
         f'federation = "{config.federation}"',
         f'endpoint = "{config.endpoint(config.people_port)}"',
-        f'ca_file = "{certificate}"',
+        f'ca_file = "{pins.certificate}"',
+        f'trust_root = "{pins.root}"',
         f'person = "{person}"' if person else '# person = "your name in the federation"',
         f'key_file = "{key_file}"' if key_file else '# key_file = "/path/to/your/private/key"',
     ]
     return "\n".join(lines) + "\n"
-
-
-def _read_key(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii")
-    except (OSError, ValueError) as error:
-        raise HansaError(
-            Reason.KEY_INVALID, f"{path} is not a public key in PEM form.", field="operator_key"
-        ) from error

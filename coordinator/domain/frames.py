@@ -174,4 +174,9 @@ class Cancel:
     attempt: int
 
 
-CommandBody = Offer | Cancel
+@dataclass(frozen=True, slots=True)
+class TrustUpdate:
+    """A command: another version of the trust repository is in force; look."""
+
+
+CommandBody = Offer | Cancel | TrustUpdate

@@ -1,12 +1,18 @@
-"""Whether the nodes that a job names can be asked what it asks."""
+"""Whether the nodes that a job names can be asked what it asks.
+
+The nodes judge all of it again, each by its own copy of the directory: this is
+for good errors early, and protects nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from coordinator.domain.membership import NodeState
+from hansa.contract.directory import Directory, DirectoryProject
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.job import DatasetRef, JobSpec
 from hansa.contract.manifest import Manifest, check_parameters
@@ -25,6 +31,58 @@ class Holding:
 
     build: str
     snapshot: str
+
+
+def check_project(spec: JobSpec, directory: Directory, now: datetime) -> None:
+    """Return if the directory in force has all that the job names, and the project allows it.
+
+    Raises:
+        HansaError: ``ENVELOPE_INVALID``, ``DIRECTORY_CHANGED``,
+            ``NODE_UNKNOWN`` or ``PROJECT_NOT_ADMITTED``, with the field.
+    """
+    if spec.federation != directory.federation:
+        raise HansaError(
+            Reason.ENVELOPE_INVALID, f"The job is for the federation {spec.federation}.", field="federation"
+        )
+    if spec.directory_version != directory.version:
+        raise HansaError(
+            Reason.DIRECTORY_CHANGED,
+            f"The job names version {spec.directory_version} of the directory, but {directory.version} is in force; "
+            "submit the job again.",
+            field="directory_version",
+        )
+    for node in spec.nodes:
+        if directory.node(node) is None:
+            raise HansaError(Reason.NODE_UNKNOWN, f"The directory has no node {node}.", field="datasets")
+    project = directory.project(spec.project)
+    if project is None or spec.submitter not in project.researchers:
+        # One answer: what projects there are is told to who reads the directory, not to who guesses.
+        raise _not_admitted(f"You are not a researcher of a project {spec.project}.", "project")
+    _check_scope(spec, project, now)
+    person = directory.person(spec.submitter)
+    if spec.recipient_key is not None and (person is None or person.recipient_key != spec.recipient_key):
+        raise HansaError(
+            Reason.ENVELOPE_INVALID, "The recipient key is not the one that the directory has.", field="recipient_key"
+        )
+
+
+def _check_scope(spec: JobSpec, project: DirectoryProject, now: datetime) -> None:
+    if project.valid_until <= now:
+        raise _not_admitted(f"The project {project.project} ended {project.valid_until:%Y-%m-%d}.", "project")
+    analysis = f"{spec.analysis.name}@{spec.analysis.version}"
+    if analysis not in project.analyses:
+        raise _not_admitted(f"The project {project.project} does not have the analysis {analysis}.", "analysis")
+    for ref in spec.datasets:
+        if f"{ref.node}/{ref.dataset}" not in project.datasets:
+            words = f"The project {project.project} does not have the dataset {ref.dataset} at {ref.node}."
+            raise _not_admitted(words, "datasets")
+    if project.sealed and spec.recipient_key is None:
+        words = f"The project {project.project} wants summaries sealed to the researcher."
+        raise _not_admitted(words, "recipient_key")
+
+
+def _not_admitted(words: str, field: str) -> HansaError:
+    return HansaError(Reason.PROJECT_NOT_ADMITTED, words, field=field)
 
 
 def check_route(

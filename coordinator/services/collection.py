@@ -110,7 +110,7 @@ def expected(session: Session, announced: Announced) -> Manifest | None:
     awaited = _awaited(session, announced)
     if awaited.stored is not None:
         return None
-    manifest = manifest_of(session, awaited.analysis_name, awaited.analysis_version)
+    manifest = manifest_of(session, awaited.analysis_digest)
     if announced.size > manifest.limits.summary_bytes:
         raise HansaError(Reason.SUMMARY_CORRUPT, "The summary is larger than its manifest allows.", field="size")
     return manifest

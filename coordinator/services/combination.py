@@ -42,18 +42,18 @@ def combine(session: Session, job: JobRecord) -> tuple[JobState, bytes]:
 
 
 def _parts(session: Session, job: JobRecord) -> dict[str, Summary]:
-    schema = manifest_of(session, job.analysis_name, job.analysis_version).summary
+    schema = manifest_of(session, job.analysis_digest).summary
     contents = SummaryRepository(session).contents(job.job_id)
     return {node: parse_summary(content, schema, released_only=True) for node, content in contents.items()}
 
 
-def manifest_of(session: Session, name: str, version: str) -> Manifest:
-    """Return the manifest of an analysis.
+def manifest_of(session: Session, digest: str) -> Manifest:
+    """Return the manifest of the analysis with this bundle, also of one that is listed no more.
 
     Raises:
-        HansaError: ``ANALYSIS_UNKNOWN``; the catalogue does not have it.
+        HansaError: ``ANALYSIS_UNKNOWN``; it never was in the catalogue.
     """
-    analysis = AnalysisRepository(session).get(name, version)
+    analysis = AnalysisRepository(session).of_digest(digest)
     if analysis is None:
         raise HansaError(Reason.ANALYSIS_UNKNOWN)
     return read_manifest(analysis.manifest)

@@ -39,15 +39,22 @@ class Changed:
     """What a transaction has changed.
 
     ``jobs`` and ``outboxes`` name jobs, and nodes with new commands; ``due`` is
-    a moment at which time alone may change a job.
+    a moment at which time alone may change a job; ``trust`` says that another
+    directory is in force, and people may have lost what they had.
     """
 
     jobs: frozenset[str] = frozenset()
     outboxes: frozenset[str] = frozenset()
     due: datetime | None = None
+    trust: bool = False
 
     def __or__(self, other: Changed) -> Changed:
-        return Changed(self.jobs | other.jobs, self.outboxes | other.outboxes, earliest(self.due, other.due))
+        return Changed(
+            self.jobs | other.jobs,
+            self.outboxes | other.outboxes,
+            earliest(self.due, other.due),
+            self.trust or other.trust,
+        )
 
 
 def earliest(*moments: datetime | None) -> datetime | None:
@@ -66,7 +73,7 @@ class Doorbells:
 
     def ring(self, changed: Changed) -> None:
         """Wake everybody whom ``changed`` concerns."""
-        for job_id in changed.jobs:
+        for job_id in tuple(self._jobs) if changed.trust else changed.jobs:
             _set_all(self._jobs, job_id)
         for node in changed.outboxes:
             self.ring_node(node)

@@ -9,6 +9,7 @@ from functools import partial
 import structlog
 from sqlalchemy.orm import Session
 
+from coordinator.domain.authorisation import END_JOB, READ_RESULT, SEE_JOB, Bearer, Ownership, Rule, is_allowed
 from coordinator.domain.explanation import explain
 from coordinator.domain.records import JobRecord
 from coordinator.services.desk import Changed, Desk, Turn
@@ -16,6 +17,7 @@ from coordinator.services.evaluation import settle
 from coordinator.store.audit import AuditRepository
 from coordinator.store.jobs import JobRepository
 from coordinator.store.paging import Page, Slice
+from coordinator.store.persons import PersonRepository
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import job_id as checked_job_id
 from hansa.contract.states import JOB_TERMINAL
@@ -25,10 +27,14 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Who asks. An operator sees everybody's jobs."""
+    """Who asks, with all their roles."""
 
     name: str
-    is_operator: bool
+    roles: frozenset[Bearer]
+
+    def may(self, rule: Rule, submitter: str) -> bool:
+        """Say whether ``rule`` lets the asker have to do with a job of ``submitter``."""
+        return is_allowed(self.roles, rule, Ownership.OWN if submitter == self.name else Ownership.OTHERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +68,13 @@ def view_job(session: Session, job_id: str, asker: Asker, turn: Turn) -> JobView
 
 
 def list_jobs(session: Session, page: Page, asker: Asker, turn: Turn) -> Slice[JobView]:
-    """Return the asker's jobs, newest first; all jobs for an operator.
+    """Return the asker's jobs, newest first; all jobs for operators and auditors.
 
     Raises:
         HansaError: ``MALFORMED``; the page does not continue this list.
     """
-    submitter = None if asker.is_operator else asker.name
+    sees_all = is_allowed(asker.roles, SEE_JOB, Ownership.OTHERS)
+    submitter = None if sees_all else asker.name
     found = JobRepository(session).page(submitter=submitter, before=page.after or None, size=page.limit + 1)
     shown = found[: page.limit]
     last = shown[-1].job_id if len(found) > page.limit else ""
@@ -84,7 +91,7 @@ def cancel_job(session: Session, job_id: str, asker: Asker, *, request_id: str, 
         HansaError: ``JOB_UNKNOWN``; ``PERMISSION_DENIED``, an operator does
             not cancel other people's jobs; ``JOB_ENDED``.
     """
-    job = _own(session, job_id, asker)
+    job = _for(END_JOB, session, job_id, asker)
     jobs = JobRepository(session)
     if job.cancel_requested and (job.state not in JOB_TERMINAL or job.cancel_request_id == request_id):
         return show(job, turn), Changed()
@@ -104,7 +111,7 @@ def job_result(session: Session, job_id: str, asker: Asker, turn: Turn) -> JobRe
         HansaError: ``JOB_UNKNOWN``; ``PERMISSION_DENIED``, an operator does
             not read other people's results; ``JOB_NOT_ENDED``.
     """
-    job = _own(session, job_id, asker)
+    job = _for(READ_RESULT, session, job_id, asker)
     content = JobRepository(session).result(job_id)
     if job.state not in JOB_TERMINAL or content is None:
         raise HansaError(Reason.JOB_NOT_ENDED)
@@ -117,7 +124,8 @@ async def watch_job(desk: Desk, job_id: str, asker: Asker) -> AsyncGenerator[Job
     Changes that come faster than they are taken are told as one.
 
     Raises:
-        HansaError: ``JOB_UNKNOWN``, also where it is somebody else's.
+        HansaError: ``JOB_UNKNOWN``, also where it is somebody else's;
+            ``UNAUTHENTICATED``, the asker is not in the directory any more.
     """
     with desk.bells.of_job(job_id) as bell:
         shown: JobView | None = None
@@ -125,7 +133,7 @@ async def watch_job(desk: Desk, job_id: str, asker: Asker) -> AsyncGenerator[Job
             # Before the look, so that no change falls between look and wait.
             bell.clear()
             turn = desk.turn()
-            view = await desk.read(partial(view_job, job_id=job_id, asker=asker, turn=turn))
+            view = await desk.read(partial(_view_still, job_id=job_id, asker=asker, turn=turn))
             if view != shown:
                 shown = view
                 yield view
@@ -133,15 +141,24 @@ async def watch_job(desk: Desk, job_id: str, asker: Asker) -> AsyncGenerator[Job
                 await bell.wait()
 
 
+def _view_still(session: Session, job_id: str, asker: Asker, turn: Turn) -> JobView:
+    """Return the job for an asker who began to look under an earlier directory."""
+    person = PersonRepository(session).get(asker.name)
+    if person is None:
+        raise HansaError(Reason.UNAUTHENTICATED, log="no such person any more")
+    return view_job(session, job_id, Asker(asker.name, frozenset(person.roles)), turn)
+
+
 def _visible(session: Session, job_id: str, asker: Asker) -> JobRecord:
     job = JobRepository(session).get(checked_job_id(job_id))
-    if not asker.is_operator and job.submitter != asker.name:
+    if not asker.may(SEE_JOB, job.submitter):
         raise HansaError(Reason.JOB_UNKNOWN)
     return job
 
 
-def _own(session: Session, job_id: str, asker: Asker) -> JobRecord:
+def _for(rule: Rule, session: Session, job_id: str, asker: Asker) -> JobRecord:
+    """Return a job that ``rule`` lets the asker act on; who may not see it is not told that it is there."""
     job = _visible(session, job_id, asker)
-    if job.submitter != asker.name:
+    if not asker.may(rule, job.submitter):
         raise HansaError(Reason.PERMISSION_DENIED)
     return job

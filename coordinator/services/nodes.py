@@ -123,7 +123,7 @@ def suspend_node(session: Session, node: NodeId, reason: str, act: Act) -> Node:
         HansaError: ``NODE_UNKNOWN``; ``NODE_STATE_CONFLICT``; ``MALFORMED``.
     """
     suspended = NodeRepository(session).apply(node, NodeEvent.SUSPEND, reason=_words(reason))
-    _record(session, act, "node_suspended", _because(node, reason))
+    _record(session, act, "node_suspended", because(node, reason))
     return suspended
 
 
@@ -147,7 +147,7 @@ def revoke_node(session: Session, node: NodeId, reason: str, act: Act) -> Node:
     revoked = NodeRepository(session).apply(node, NodeEvent.REVOKE, reason=_words(reason))
     CredentialRepository(session).revoke_all(node)
     InvitationRepository(session).drop(node)
-    _record(session, act, "node_revoked", _because(node, reason))
+    _record(session, act, "node_revoked", because(node, reason))
     return revoked
 
 
@@ -158,7 +158,7 @@ def quarantine_node(session: Session, node: NodeId, reason: str, now: datetime) 
         HansaError: ``NODE_UNKNOWN``; ``NODE_STATE_CONFLICT``.
     """
     node_apart = NodeRepository(session).apply(node, NodeEvent.QUARANTINE, reason=reason)
-    _record(session, Act("coordinator", now), "node_quarantined", _because(node, reason))
+    _record(session, Act("coordinator", now), "node_quarantined", because(node, reason))
     return node_apart
 
 
@@ -168,7 +168,8 @@ def _words(reason: str) -> str:
     return reason
 
 
-def _because(node: str, reason: str) -> str:
+def because(node: str, reason: str) -> str:
+    """Return what an act on a node was about, for people."""
     return f"{node}: {reason}" if reason else node
 
 

@@ -7,11 +7,11 @@ from sqlalchemy.orm import Session
 
 from coordinator.domain.frames import Offer
 from coordinator.domain.records import Contact, JobRecord, RunRecord
-from coordinator.domain.routing import check_request, check_route
+from coordinator.domain.routing import check_project, check_request, check_route
 from coordinator.services.catalogue import find_analysis
 from coordinator.services.combination import read_manifest
 from coordinator.services.desk import Changed, Turn
-from coordinator.services.people import load_person_key
+from coordinator.services.trust import directory_in_force
 from coordinator.store.audit import AuditRepository
 from coordinator.store.jobs import JobRepository, NewJob
 from coordinator.store.outboxes import CommandRepository
@@ -23,6 +23,7 @@ from hansa.contract.envelope import Signed
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import run_id
 from hansa.contract.job import JobSpec, check_quorum, check_window, parse_job
+from hansa.contract.raw_keys import signing_key
 from hansa.contract.states import JobState, RunState
 
 _log = structlog.get_logger(__name__)
@@ -65,7 +66,7 @@ def _verified(session: Session, signed: Signed, caller: str) -> JobSpec:
     person = PersonRepository(session).get(caller)
     if person is None:
         raise HansaError(Reason.UNAUTHENTICATED)
-    dsse.verify(signed, payload_type=dsse.JOB_TYPE, key=load_person_key(person.public_key_pem))
+    dsse.verify(signed, payload_type=dsse.JOB_TYPE, key=signing_key(person.signing_key))
     return spec
 
 
@@ -77,6 +78,7 @@ def _digest(signed: Signed) -> str:
 def _check(session: Session, spec: JobSpec, turn: Turn) -> None:
     check_window(spec, turn.now)
     check_quorum(spec)
+    check_project(spec, directory_in_force(session), turn.now)
     analysis = find_analysis(session, spec.analysis.name, spec.analysis.version)
     check_request(spec, read_manifest(analysis.manifest), analysis.digest)
     nodes = SessionRepository(session)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
-from sqlalchemy import delete, select, tuple_
+from sqlalchemy import delete, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from coordinator.domain.membership import NodeState
@@ -37,43 +36,47 @@ class Dataset:
 
 
 class AnalysisRepository:
-    """The analysis catalogue. Nothing in it changes."""
+    """The analysis catalogue: what the trust repository in force approves."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def get(self, name: str, version: str) -> Analysis | None:
-        """Return this version, if it is published."""
-        row = self._session.get(AnalysisRow, (name, version))
-        return None if row is None else _analysis(row)
-
-    def newest(self, name: str) -> Analysis | None:
-        """Return the highest version, if any is published."""
-        query = select(AnalysisRow).where(AnalysisRow.name == name).order_by(AnalysisRow.rank.desc()).limit(1)
+        """Return this version, if it is listed."""
+        query = select(AnalysisRow).where(AnalysisRow.name == name, AnalysisRow.version == version, AnalysisRow.listed)
         row = self._session.scalar(query)
         return None if row is None else _analysis(row)
 
-    def add(self, analysis: Analysis, *, published_by: str, now: datetime) -> None:
-        """Store a version that is not there yet."""
-        self._session.add(
-            AnalysisRow(
-                name=analysis.name,
-                version=analysis.version,
-                rank=_rank(analysis.version),
-                digest=analysis.digest,
-                manifest=analysis.manifest,
-                published_by=published_by,
-                published_at=now,
-            )
-        )
+    def of_digest(self, digest: str) -> Analysis | None:
+        """Return the analysis whose bundle has this digest, also one that is listed no more."""
+        row = self._session.get(AnalysisRow, digest)
+        return None if row is None else _analysis(row)
+
+    def newest(self, name: str) -> Analysis | None:
+        """Return the highest listed version, if there is any."""
+        query = select(AnalysisRow).where(AnalysisRow.name == name, AnalysisRow.listed)
+        row = self._session.scalar(query.order_by(AnalysisRow.rank.desc()).limit(1))
+        return None if row is None else _analysis(row)
+
+    def list_exactly(self, analyses: Iterable[Analysis]) -> None:
+        """Make ``analyses`` all that is listed."""
+        self._session.execute(update(AnalysisRow).values(listed=False))
+        self._session.expire_all()
+        for analysis in analyses:
+            row = self._session.get(AnalysisRow, analysis.digest)
+            if row is None:
+                row = AnalysisRow(digest=analysis.digest, manifest=analysis.manifest)
+                self._session.add(row)
+            row.name, row.version, row.rank = analysis.name, analysis.version, _rank(analysis.version)
+            row.listed = True
         self._session.flush()
 
     def page(self, page: Page) -> Slice[Analysis]:
-        """Return analyses by name, then by version from low to high."""
+        """Return what is listed by name, then by version from low to high."""
         name, _, rank = page.after.partition(_SEPARATOR)
         place = tuple_(AnalysisRow.name, AnalysisRow.rank)
-        query = select(AnalysisRow).where(place > (name, rank)).order_by(AnalysisRow.name, AnalysisRow.rank)
-        rows = self._session.scalars(query.limit(page.limit + 1)).all()
+        query = select(AnalysisRow).where(AnalysisRow.listed, place > (name, rank))
+        rows = self._session.scalars(query.order_by(AnalysisRow.name, AnalysisRow.rank).limit(page.limit + 1)).all()
         return cut(rows, page, lambda row: f"{row.name}{_SEPARATOR}{row.rank}", _analysis)
 
 

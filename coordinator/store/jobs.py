@@ -63,8 +63,7 @@ _UPLOAD: Final = (
         RUNS.c.state,
         RUNS.c.released_digest,
         SUMMARIES.c.digest.label("stored"),
-        JOBS.c.analysis_name,
-        JOBS.c.analysis_version,
+        JOBS.c.analysis_digest,
     )
     .select_from(
         RUNS.join(JOBS, JOBS.c.job_id == RUNS.c.job_id).outerjoin(SUMMARIES, SUMMARIES.c.run_id == RUNS.c.run_id)
@@ -108,8 +107,7 @@ class Awaited:
     state: RunState
     announced: bytes
     stored: bytes | None
-    analysis_name: str
-    analysis_version: str
+    analysis_digest: str
 
 
 class JobRepository:
@@ -219,8 +217,7 @@ class JobRepository:
             state=RunState(row.state),
             announced=row.released_digest,
             stored=row.stored,
-            analysis_name=row.analysis_name,
-            analysis_version=row.analysis_version,
+            analysis_digest=row.analysis_digest,
         )
 
     def open_jobs_of(self, nodes: Iterable[str]) -> list[str]:

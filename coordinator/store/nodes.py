@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -82,6 +83,10 @@ class NodeRepository:
             .where(NodeRow.state == NodeState.INVITED, NodeRow.node.not_in(standing))
             .values(state=NodeState.INVITATION_EXPIRED)
         )
+
+    def in_states(self, states: Collection[NodeState]) -> tuple[str, ...]:
+        """Return the names of the nodes that are in one of ``states``."""
+        return tuple(self._session.scalars(select(NodeRow.node).where(NodeRow.state.in_(states))))
 
     def page(self, page: Page) -> Slice[Node]:
         """Return nodes in the order of their names."""

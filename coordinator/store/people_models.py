@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from coordinator.store.base import Base, UtcDateTime
 
 _NODE: Final = "nodes.node"
+_LISTED: Final[Any] = text("listed")
 
 
 def _only_one(table: str, state: str) -> Index:
@@ -34,15 +35,14 @@ class FederationRow(Base):
 
 
 class PersonRow(Base):
-    """A person, known by one public key."""
+    """A person of the directory in force; ``roles`` are separated by blanks."""
 
     __tablename__ = "persons"
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
-    role: Mapped[str] = mapped_column(String(16))
-    public_key_pem: Mapped[str] = mapped_column(Text)
-    fingerprint: Mapped[str] = mapped_column(String(71))
-    added_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    organisation: Mapped[str] = mapped_column(String(64))
+    roles: Mapped[str] = mapped_column(Text)
+    signing_key: Mapped[str] = mapped_column(String(44))
 
 
 class NodeRow(Base):
@@ -96,20 +96,24 @@ class InvitationRow(Base):
 
 
 class AnalysisRow(Base):
-    """A published analysis; never changed once it is there.
+    """An analysis under its bundle's digest; never changed but for ``listed``.
 
-    ``rank`` puts versions in their numeric order as text.
+    ``listed``: the trust repository in force approves it. One that it approves
+    no more stays, for the jobs that name it. ``rank`` puts versions in their
+    numeric order as text.
     """
 
     __tablename__ = "analyses"
+    __table_args__ = (
+        Index("uq_analyses_listed", "name", "version", unique=True, sqlite_where=_LISTED, postgresql_where=_LISTED),
+    )
 
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
-    version: Mapped[str] = mapped_column(String(16), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(71), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(16))
     rank: Mapped[str] = mapped_column(String(16))
-    digest: Mapped[str] = mapped_column(String(71))
     manifest: Mapped[bytes] = mapped_column(LargeBinary)
-    published_by: Mapped[str] = mapped_column(String(64))
-    published_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    listed: Mapped[bool]
 
 
 class DatasetRow(Base):

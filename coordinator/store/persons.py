@@ -1,29 +1,32 @@
-"""People by name. Works inside the caller's transaction and never commits."""
+"""People by name, as the directory in force has them. Works inside the caller's transaction and never commits."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from coordinator.store.paging import Page, Slice, cut
 from coordinator.store.people_models import PersonRow
+from hansa.contract.directory import Role
+
+_SEPARATOR = " "
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A registered person; ``role`` is ``researcher`` or ``operator``."""
+    """A person of the directory; ``signing_key`` as the directory writes it."""
 
     name: str
-    role: str
-    public_key_pem: str
-    fingerprint: str
+    organisation: str
+    roles: tuple[Role, ...]
+    signing_key: str
 
 
 class PersonRepository:
-    """Reads and writes people."""
+    """Reads people, and replaces all of them by those of another directory."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -33,16 +36,17 @@ class PersonRepository:
         row = self._session.get(PersonRow, name)
         return None if row is None else _person(row)
 
-    def add(self, person: Person, now: datetime) -> None:
-        """Store a person whose name is free."""
-        self._session.add(
+    def replace_all(self, people: Iterable[Person]) -> None:
+        """Make ``people`` everybody who is known."""
+        self._session.execute(delete(PersonRow))
+        self._session.add_all(
             PersonRow(
                 name=person.name,
-                role=person.role,
-                public_key_pem=person.public_key_pem,
-                fingerprint=person.fingerprint,
-                added_at=now,
+                organisation=person.organisation,
+                roles=_SEPARATOR.join(person.roles),
+                signing_key=person.signing_key,
             )
+            for person in people
         )
         self._session.flush()
 
@@ -53,4 +57,5 @@ class PersonRepository:
 
 
 def _person(row: PersonRow) -> Person:
-    return Person(row.name, row.role, row.public_key_pem, row.fingerprint)
+    roles = tuple(Role(role) for role in row.roles.split(_SEPARATOR))
+    return Person(row.name, row.organisation, roles, row.signing_key)

@@ -35,25 +35,41 @@ def answer_once(session: Session, request: Request, now: datetime, make: Callabl
         HansaError: ``IDEMPOTENCY_MISMATCH``; the caller used the id for
             something else.
     """
-    digest = hashlib.sha256(request.body).digest()
-    row = session.get(RequestRow, (request.caller, request.request_id))
-    if row is not None:
-        if row.method != request.method or row.digest != digest:
-            raise HansaError(Reason.IDEMPOTENCY_MISMATCH, field="request_id")
-        return row.response
+    first = first_answer(session, request)
+    if first is not None:
+        return first
     response = make()
     session.add(
         RequestRow(
             caller=request.caller,
             request_id=request.request_id,
             method=request.method,
-            digest=digest,
+            digest=_digest(request),
             response=response,
             at=now,
         )
     )
     session.flush()
     return response
+
+
+def first_answer(session: Session, request: Request) -> bytes | None:
+    """Return the first answer to ``request``, if there is one.
+
+    Raises:
+        HansaError: ``IDEMPOTENCY_MISMATCH``; the caller used the id for
+            something else.
+    """
+    row = session.get(RequestRow, (request.caller, request.request_id))
+    if row is None:
+        return None
+    if row.method != request.method or row.digest != _digest(request):
+        raise HansaError(Reason.IDEMPOTENCY_MISMATCH, field="request_id")
+    return row.response
+
+
+def _digest(request: Request) -> bytes:
+    return hashlib.sha256(request.body).digest()
 
 
 def forget_requests(session: Session, *, before: datetime) -> None:

@@ -16,14 +16,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message_factory import GetMessageClass
 
-from coordinator.api.caller import Role
 from coordinator.api.method_policy import METHOD_POLICY
+from coordinator.domain.authorisation import PEOPLE
+from hansa.contract.directory import Role
 from hansa.contract.errors import Reason
+from hansa.contract.raw_keys import key_digest
 from hansa.v1 import admin_service_pb2, catalogue_service_pb2, job_service_pb2
-from hansa.v1.admin_service_pb2_grpc import AdminServiceStub
 from hansa.v1.catalogue_service_pb2_grpc import CatalogueServiceStub
 from hansa.v1.job_service_pb2_grpc import JobServiceStub
 from tests.support.live_coordinator import (
+    AUDITOR,
     CALL_SECONDS,
     FEDERATION,
     OLGA,
@@ -33,7 +35,6 @@ from tests.support.live_coordinator import (
     live_coordinator,
     reason_of,
 )
-from tests.support.people import public_pem
 
 LIST = catalogue_service_pb2.ListNodesRequest()
 
@@ -135,7 +136,9 @@ async def test_a_token_is_not_valid_a_minute_later(live: LiveCoordinator) -> Non
 async def test_no_method_of_operators_is_open_to_researchers(live: LiveCoordinator) -> None:
     service = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"]
     for method in service.methods:
-        error = await refusal(live.admin(method.name, GetMessageClass(method.input_type)(), RITA))
+        empty: Any = GetMessageClass(method.input_type)()
+        message = iter([empty]) if method.client_streaming else empty
+        error = await refusal(live.admin(method.name, message, RITA))
         assert error.code() is grpc.StatusCode.PERMISSION_DENIED, method.name
         assert reason_of(error) is Reason.PERMISSION_DENIED, method.name
 
@@ -149,7 +152,7 @@ async def test_operators_do_not_submit_jobs(live: LiveCoordinator) -> None:
 
 
 async def test_the_method_of_another_listener_is_not_there(live: LiveCoordinator) -> None:
-    others = [method for method, policy in METHOD_POLICY.items() if policy.roles & {Role.NODE, Role.GUEST}]
+    others = [method for method, policy in METHOD_POLICY.items() if not policy.rule.roles & PEOPLE]
     for method in others:
         call: Any = live.people.unary_unary(method)
         error = await refusal(call(b"", metadata=live.bearer(OLGA), timeout=CALL_SECONDS))
@@ -192,13 +195,12 @@ async def test_an_unreadable_message_of_a_stranger_is_refused_for_the_stranger_f
 
 async def test_a_refusal_names_the_field_at_fault(live: LiveCoordinator) -> None:
     requests = {
-        "name": admin_service_pb2.AddPersonRequest(request_id="1", name="Ada", role="researcher"),
-        "role": admin_service_pb2.AddPersonRequest(request_id="2", name="ada", role="root"),
-        "public_key_pem": admin_service_pb2.AddPersonRequest(request_id="3", name="ada", role="researcher"),
-        "request_id": admin_service_pb2.AddPersonRequest(name="ada", role="researcher", public_key_pem=public_pem()),
+        "node": admin_service_pb2.InviteNodeRequest(request_id="1", node="fi"),
+        "valid_seconds": admin_service_pb2.InviteNodeRequest(request_id="2", node="FI", valid_seconds=10**6),
+        "request_id": admin_service_pb2.InviteNodeRequest(node="FI"),
     }
     for field, request in requests.items():
-        info = info_of(await refusal(live.admin("AddPerson", request)))
+        info = info_of(await refusal(live.admin("InviteNode", request)))
         assert info is not None
         assert info.metadata["field"] == field
 
@@ -210,31 +212,81 @@ async def test_a_page_token_that_was_made_up_is_refused(live: LiveCoordinator) -
 
 
 async def test_pages_of_the_audit_list_go_from_the_newest_to_the_first_act(live: LiveCoordinator) -> None:
-    for number in range(5):
-        request = admin_service_pb2.AddPersonRequest(
-            request_id=f"r{number}", name=f"p{number}", role="researcher", public_key_pem=public_pem()
-        )
-        await live.admin("AddPerson", request)
+    for number in range(3):
+        await live.invite(f"N{number}")
     seen: list[int] = []
     token = ""
     while True:
-        page = await live.admin("ListAudit", admin_service_pb2.ListAuditRequest(page_size=3, page_token=token))
+        page = await live.admin("ListAudit", admin_service_pb2.ListAuditRequest(page_size=3, page_token=token), AUDITOR)
         seen += [entry.index for entry in page.entries]
         token = page.next_page_token
         if not token:
             break
-    assert seen == [7, 6, 5, 4, 3, 2, 1]
+    assert seen == list(range(10, 0, -1))
 
 
 async def test_the_same_admin_call_again_gets_the_first_answer(live: LiveCoordinator) -> None:
-    request = admin_service_pb2.AddPersonRequest(
-        request_id="once", name="ada", role="researcher", public_key_pem=public_pem()
-    )
-    assert await live.admin("AddPerson", request) == await live.admin("AddPerson", request)
-    request.name = "eva"
-    assert reason_of(await refusal(live.admin("AddPerson", request))) is Reason.IDEMPOTENCY_MISMATCH
-    stub = AdminServiceStub(live.people)
-    people = await stub.ListPersons(
-        admin_service_pb2.ListPersonsRequest(), metadata=live.bearer(OLGA), timeout=CALL_SECONDS
-    )
-    assert [person.name for person in people.persons] == ["ada", OLGA, RITA]
+    await live.join("FI")
+    request = admin_service_pb2.SuspendNodeRequest(request_id="once", node="FI", reason="maintenance")
+    assert await live.admin("SuspendNode", request) == await live.admin("SuspendNode", request)
+    request.reason = "other"
+    assert reason_of(await refusal(live.admin("SuspendNode", request))) is Reason.IDEMPOTENCY_MISMATCH
+
+
+async def test_people_are_those_of_the_directory_with_all_their_roles(live: LiveCoordinator) -> None:
+    answer = await live.admin("ListPersons", admin_service_pb2.ListPersonsRequest(page_size=200))
+    listed = {one.name: (one.organisation, list(one.roles), one.key_fingerprint) for one in answer.persons}
+    assert listed == {
+        person.name: (person.organisation, list(person.roles), key_digest(person.signing_key))
+        for person in live.trust.directory.people
+    }
+
+
+async def test_an_auditor_reads_the_record_and_changes_nothing(live: LiveCoordinator) -> None:
+    await live.admin("ListAudit", admin_service_pb2.ListAuditRequest(), AUDITOR)
+    await live.catalogue("ListNodes", LIST, AUDITOR)
+    stub = JobServiceStub(live.people)
+    jobs = await stub.ListJobs(job_service_pb2.ListJobsRequest(), metadata=live.bearer(AUDITOR), timeout=CALL_SECONDS)
+    assert list(jobs.jobs) == []
+    for method, policy in METHOD_POLICY.items():
+        if policy.rule.changes and policy.rule.roles & PEOPLE:
+            call: Any = live.people.unary_unary(method)
+            error = await refusal(call(b"", metadata=live.bearer(AUDITOR), timeout=CALL_SECONDS))
+            assert reason_of(error) is Reason.PERMISSION_DENIED, method
+
+
+@pytest.mark.parametrize("person", ["rev1", "holder-fi", "checker-fi", "operator-fi"])
+async def test_people_of_a_node_and_reviewers_look_things_up_and_no_more(live: LiveCoordinator, person: str) -> None:
+    await live.catalogue("ListNodes", LIST, person)
+    for method, policy in METHOD_POLICY.items():
+        if policy.rule.roles & PEOPLE and "Catalogue" not in method and "Trust" not in method.split("/")[1]:
+            call: Any = live.people.unary_unary(method)
+            error = await refusal(call(b"", metadata=live.bearer(person), timeout=CALL_SECONDS))
+            assert reason_of(error) is Reason.PERMISSION_DENIED, method
+
+
+async def test_a_person_who_left_the_directory_is_refused_at_once(live: LiveCoordinator) -> None:
+    await live.catalogue("ListNodes", LIST, "bob")
+    people = tuple(person for person in live.trust.directory.people if person.name != "bob")
+    (project,) = live.trust.directory.projects
+    live.trust.now = live.clock()
+    live.trust.change(people=people, projects=(project.model_copy(update={"researchers": ("ada",)}),))
+    await live.publish()
+    assert reason_of(await refusal(live.catalogue("ListNodes", LIST, "bob"))) is Reason.UNAUTHENTICATED
+
+
+async def test_a_person_with_two_roles_has_the_rights_of_both(live: LiveCoordinator) -> None:
+    both = [
+        person.model_copy(update={"roles": (Role.RESEARCHER, Role.FEDERATION_OPERATOR)})
+        if person.name == "bob"
+        else person
+        for person in live.trust.directory.people
+    ]
+    live.trust.now = live.clock()
+    live.trust.change(people=tuple(both))
+    await live.publish()
+    await live.admin("ListPersons", admin_service_pb2.ListPersonsRequest(), "bob")
+    request = job_service_pb2.SubmitJobRequest(request_id="r")
+    submit = JobServiceStub(live.people).SubmitJob
+    error = await refusal(submit(request, metadata=live.bearer("bob"), timeout=CALL_SECONDS))
+    assert reason_of(error) is Reason.ENVELOPE_INVALID

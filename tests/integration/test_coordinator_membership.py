@@ -67,6 +67,10 @@ async def renew(live: LiveCoordinator, node_key: NodeKey, fresh: NodeKey | None 
     return fresh
 
 
+def enrol_request(live: LiveCoordinator, secret: str, csr_pem: str) -> enrolment_service_pb2.EnrolRequest:
+    return enrolment_service_pb2.EnrolRequest(token_secret=secret, csr_pem=csr_pem, trust_root_digest=live.root_digest)
+
+
 async def states(live: LiveCoordinator) -> dict[str, str]:
     answer = await live.catalogue("ListNodes", catalogue_service_pb2.ListNodesRequest())
     return {node.node: types_pb2.Node.State.Name(node.state) for node in answer.nodes}
@@ -100,6 +104,7 @@ async def test_a_node_joins_by_invitation_key_and_confirmation(live: LiveCoordin
     invitation = parse_token(token)
     assert invitation.ca_fingerprint == live.foundation.keys.server_ca.fingerprint
     assert invitation.endpoint == live.address("enrolment")
+    assert invitation.trust_root_digest == live.root_digest
     node_key = await live.enrol(token, NodeKey())
     assert await states(live) == {"FI": "PENDING_CONFIRMATION"}
     assert await refused(renew(live, node_key)) is Reason.NODE_NOT_CONFIRMED
@@ -136,7 +141,7 @@ async def test_names_in_the_request_for_a_certificate_are_ignored(live: LiveCoor
     )
     csr = request.public_bytes(serialization.Encoding.PEM).decode()
     stub = EnrolmentServiceStub(live.channel("enrolment"))
-    message = enrolment_service_pb2.EnrolRequest(token_secret=parse_token(token).secret, csr_pem=csr)
+    message = enrol_request(live, parse_token(token).secret, csr)
     answer = await stub.Enrol(message, timeout=CALL_SECONDS)
     certificate = x509.load_pem_x509_certificate(answer.certificate_pem.encode())
     assert node_of(certificate, FEDERATION) == "FI"
@@ -171,9 +176,7 @@ async def test_unknown_expired_and_taken_tokens_are_told_apart_by_nobody(live: L
         error = await refusal(live.enrol(token, NodeKey()))
         answers.add((error.code(), error.details(), reason_of(error)))
     stub = EnrolmentServiceStub(live.channel("enrolment"))
-    error = await refusal(
-        stub.Enrol(enrolment_service_pb2.EnrolRequest(token_secret="x", csr_pem=NodeKey().csr()), timeout=CALL_SECONDS)
-    )
+    error = await refusal(stub.Enrol(enrol_request(live, "x", NodeKey().csr()), timeout=CALL_SECONDS))
     answers.add((error.code(), error.details(), reason_of(error)))
     assert len(answers) == 1
 
@@ -204,7 +207,7 @@ async def test_a_weak_or_unreadable_key_gets_no_certificate(live: LiveCoordinato
         "x" * 9000,
     ]
     for csr in bad:
-        message = enrolment_service_pb2.EnrolRequest(token_secret=secret, csr_pem=csr)
+        message = enrol_request(live, secret, csr)
         assert await refused(stub.Enrol(message, timeout=CALL_SECONDS)) is Reason.KEY_INVALID
     assert await states(live) == {"FI": "INVITED"}
 
@@ -249,7 +252,7 @@ async def test_a_suspended_node_is_refused_until_it_is_resumed(live: LiveCoordin
     suspend = admin_service_pb2.SuspendNodeRequest(request_id="1", node="FI", reason="maintenance")
     assert (await live.admin("SuspendNode", suspend)).node.reason == "maintenance"
     assert await refused(renew(live, node_key)) is Reason.NODE_SUSPENDED
-    await live.admin("ResumeNode", admin_service_pb2.ResumeNodeRequest(request_id="2", node="FI"))
+    await live.two("ResumeNode", admin_service_pb2.ResumeNodeRequest(request_id="2", node="FI"))
     await renew(live, node_key)
 
 
@@ -257,12 +260,12 @@ async def test_a_revoked_node_is_refused_for_good(live: LiveCoordinator) -> None
     node_key = await live.join("FI")
     stub = live.node(node_key)
     await stub.RenewCertificate(renewal(), timeout=CALL_SECONDS)
-    await live.admin("RevokeNode", admin_service_pb2.RevokeNodeRequest(request_id="1", node="FI", reason="left"))
+    await live.two("RevokeNode", admin_service_pb2.RevokeNodeRequest(request_id="1", node="FI", reason="left"))
     # The connection of before, and a new one.
     assert await refused(stub.RenewCertificate(renewal(), timeout=CALL_SECONDS)) is Reason.NODE_REVOKED
     assert await refused(renew(live, node_key)) is Reason.NODE_REVOKED
     resume = admin_service_pb2.ResumeNodeRequest(request_id="2", node="FI")
-    assert await refused(live.admin("ResumeNode", resume)) is Reason.NODE_STATE_CONFLICT
+    assert await refused(live.two("ResumeNode", resume)) is Reason.NODE_STATE_CONFLICT
     assert await refused(live.invite("FI")) is Reason.NODE_EXISTS
 
 
@@ -271,7 +274,7 @@ async def test_a_live_session_ends_when_its_node_is_revoked(live: LiveCoordinato
     hello = node_service_pb2.Hello(protocol=1, instance_id="i", store_uuid="u", generation=1)
     await stream.write(node_service_pb2.NodeFrame(hello=hello))
     assert (await stream.read()).WhichOneof("frame") == "welcome"
-    await live.admin("RevokeNode", admin_service_pb2.RevokeNodeRequest(request_id="1", node="FI", reason="left"))
+    await live.two("RevokeNode", admin_service_pb2.RevokeNodeRequest(request_id="1", node="FI", reason="left"))
     assert await refused(drained(stream)) is Reason.NODE_REVOKED
 
 

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from coordinator.services.people import OPERATOR, make_person
 
 from coordinator.config import make_config
 from coordinator.founding import Founding, found
-from coordinator.services.people import OPERATOR, make_person
 from hansa.runtime.clock import utc_now
 from tests.support.live_coordinator import free_ports
 from tests.support.people import public_pem

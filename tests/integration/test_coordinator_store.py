@@ -11,13 +11,13 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from coordinator.services.people import add_person, make_person
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 import coordinator.store.job_models
 import coordinator.store.people_models  # noqa: F401 - their tables stand in Base.metadata
 from coordinator.domain.membership import CredentialState, NodeEvent, NodeState
-from coordinator.services.people import add_person, make_person
 from coordinator.store.audit import AuditRepository
 from coordinator.store.base import Base
 from coordinator.store.catalogue import Analysis, AnalysisRepository, Dataset, DatasetRepository

@@ -11,15 +11,14 @@ from typing import Any
 
 import pytest
 
-from coordinator.services.catalogue import make_analysis, publish_analysis
 from coordinator.services.deadlines import due_jobs, keep_deadlines, next_due, pause
 from coordinator.services.evaluation import settle
 from coordinator.services.jobs import Asker, JobView, cancel_job, job_result, list_jobs, show, view_job, watch_job
-from coordinator.services.nodes import Act
 from coordinator.services.sessions import Sessions
 from coordinator.services.submission import submit_job
 from coordinator.store.outboxes import CommandRepository
 from coordinator.store.paging import Page
+from hansa.contract.digests import bundle_digest
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.limits import SESSION_SILENCE
 from hansa.contract.states import JobState, RunState
@@ -27,7 +26,6 @@ from hansa.v1 import node_service_pb2 as wire
 from tests.support.job_world import (
     ADA,
     BOB,
-    BUNDLE_DIGEST,
     MANIFEST,
     NODES,
     OPERATOR,
@@ -346,9 +344,16 @@ async def test_summaries_that_cannot_be_combined_fail_the_job_and_nothing_else(
     world: JobWorld, nodes: dict[str, PlainNode]
 ) -> None:
     other = {**MANIFEST, "name": "other", "one_of": [], "summary": {"axes": {}, "arrays": {"n": COUNT}}}
-    analysis = make_analysis(json.dumps(other).encode(), BUNDLE_DIGEST)
-    world.database.run_sync(lambda s: publish_analysis(s, analysis, Act("olga", START)))
-    job = await world.submit(analysis={"name": "other", "version": "1.0", "digest": BUNDLE_DIGEST}, parameters={})
+    files = {"manifest.json": json.dumps(other).encode(), "Snakefile": b""}
+    world.trust.bundles.append(world.trust.vote(world.trust.bundle(files), "rev1", "rev2"))
+    (project,) = world.trust.directory.projects
+    world.trust.change(projects=(project.model_copy(update={"analyses": ("other@1.0",)}),))
+    await world.publish()
+    for node in nodes.values():
+        assert (await node.take_command()).HasField("trust_update")
+    job = await world.submit(
+        analysis={"name": "other", "version": "1.0", "digest": bundle_digest(files)}, parameters={}
+    )
     content = json.dumps(
         {"v": 1, "axes": {}, "notes": {}, "arrays": {"n": {**COUNT, "values": [7]}}}  # no allele counts in it
     ).replace(', "released": true', "")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from coordinator.services.people import make_person
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.api.pages import page_of, token_of
 from coordinator.domain.membership import NODE_TRANSITIONS, NodeEvent, NodeState, check_admitted, next_node_state
 from coordinator.services.nodes import invitation_life, invitation_secret
-from coordinator.services.people import make_person
 from coordinator.store.catalogue import _rank
 from hansa.contract.enrolment import Invitation, parse_token
 from hansa.contract.errors import HansaError, Reason

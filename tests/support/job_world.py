@@ -4,37 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy.orm import Session
 
 from coordinator.api.frames import command_bytes
 from coordinator.domain.membership import NodeEvent
 from coordinator.domain.records import JobRecord
-from coordinator.services.catalogue import make_analysis, publish_analysis
 from coordinator.services.collection import Announced, Upload, collect
 from coordinator.services.desk import Desk
 from coordinator.services.jobs import Asker
 from coordinator.services.nodes import Act
-from coordinator.services.people import add_person, make_person
 from coordinator.services.submission import submit_job
+from coordinator.services.trust import TrustDuty, begin_trust, put_in_force
 from coordinator.store.catalogue import Dataset, DatasetRepository
 from coordinator.store.database import Database
 from coordinator.store.federation import create_federation
 from coordinator.store.jobs import JobRepository
 from coordinator.store.nodes import NodeRepository
 from coordinator.store.schema import migrate
+from coordinator.store.trust import TrustState
 from hansa.contract import envelope
-from hansa.contract.digests import digest
+from hansa.contract.digests import bundle_digest, digest
+from hansa.contract.directory import Role
 from hansa.contract.envelope import Signed
 from hansa.contract.ids import NodeId, run_id
+from hansa.trust.files import RepositoryFiles
+from tests.support.trust_world import PROJECT, TrustWorld, build_trust_world
 
 START = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 NODES = ("FI", "ES", "IT")
@@ -67,7 +72,8 @@ MANIFEST = {
     },
     "disclosure": "allele-counts",
 }
-BUNDLE_DIGEST = digest(b"bundle")
+BUNDLE = {"manifest.json": json.dumps(MANIFEST).encode(), "Snakefile": b"rule all: ...\n"}
+BUNDLE_DIGEST = bundle_digest(BUNDLE)
 
 
 class ManualClock:
@@ -87,25 +93,54 @@ def snapshot(node: str) -> str:
     return digest(f"snapshot of {node}".encode())
 
 
+def job_trust(now: datetime = START, nodes: Sequence[str] = NODES, **changes: Any) -> TrustWorld:
+    """Return a federation's trust whose one project allows ``BUNDLE`` on a dataset at each node."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in BUNDLE.items():
+            Path(folder, name).write_bytes(content)
+        return build_trust_world(Path(folder), datasets={n: f"{n}-aisnp" for n in nodes}, now=now, **changes)
+
+
 @dataclass
 class JobWorld:
     """The parts that tests of jobs use; ``ada`` and ``bob`` are researchers."""
 
     database: Database
     clock: ManualClock
-    keys: Mapping[str, Ed25519PrivateKey]
+    trust: TrustWorld
     desk: Desk = field(init=False)
 
     def __post_init__(self) -> None:
         self.desk = Desk(self.database, self.clock, command_bytes)
 
+    @property
+    def keys(self) -> Mapping[str, Ed25519PrivateKey]:
+        return self.trust.keys
+
+    @property
+    def duty(self) -> TrustDuty:
+        return TrustDuty("demo", self.trust.online, self.trust.directory.coordinator_log_key)
+
+    async def publish(self, *, actor: str = "op1") -> TrustState:
+        """Put in force what the trust world has published."""
+        turn = self.desk.turn()
+        files = RepositoryFiles(
+            {name: data for name, data in self.trust.files.metadata.items() if "root" in name or "targets" in name},
+            self.trust.files.targets,
+        )
+        act = Act(actor, turn.now)
+        return await self.desk.commit(partial(put_in_force, files=files, duty=self.duty, act=act, turn=turn))
+
     def spec(self, **changes: Any) -> dict[str, Any]:
         """Return a good request; ``changes`` replace fields."""
         return {
             "v": 1,
+            "federation": "demo",
+            "directory_version": self.trust.directory.version,
             "job_id": str(uuid.uuid4()),
             "nonce": uuid.uuid4().hex,
             "submitter": "ada",
+            "project": PROJECT,
             "analysis": {"name": "allele-frequency", "version": "1.0", "digest": BUNDLE_DIGEST},
             "parameters": {"variants": VARIANT},
             "datasets": [{"node": n, "dataset": f"{n}-aisnp", "snapshot": snapshot(n)} for n in NODES],
@@ -139,31 +174,26 @@ class JobWorld:
         await collect(self.desk, upload)
 
 
-ADA = Asker("ada", is_operator=False)
-BOB = Asker("bob", is_operator=False)
-OPERATOR = Asker("olga", is_operator=True)
+ADA = Asker("ada", frozenset({Role.RESEARCHER}))
+BOB = Asker("bob", frozenset({Role.RESEARCHER}))
+OPERATOR = Asker("op1", frozenset({Role.FEDERATION_OPERATOR}))
+AUDITOR = Asker("aud", frozenset({Role.AUDITOR}))
 
 
 def make_world(database: Database, nodes: Sequence[str] = NODES) -> JobWorld:
     """Return a world in an empty database."""
-    clock = ManualClock()
-    keys = {name: Ed25519PrivateKey.generate() for name in ("ada", "bob", "olga")}
+    world = JobWorld(database, ManualClock(), job_trust(nodes=nodes))
     migrate(database)
-    database.run_sync(lambda session: _furnish(session, keys, nodes, clock()))
-    return JobWorld(database, clock, keys)
+    database.run_sync(lambda session: _furnish(session, world, nodes))
+    return world
 
 
-def _furnish(session: Session, keys: Mapping[str, Ed25519PrivateKey], nodes: Sequence[str], now: datetime) -> None:
+def _furnish(session: Session, world: JobWorld, nodes: Sequence[str]) -> None:
     create_federation(session, name="demo", store_uuid=str(uuid.uuid4()))
-    for name, key in keys.items():
-        pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-        role = "operator" if name == "olga" else "researcher"
-        add_person(session, make_person(name, role, pem), actor="test", now=now)
+    begin_trust(session, world.trust.files, world.duty, Act("test", world.clock()))
     for node in nodes:
         add_node(session, node)
         DatasetRepository(session).replace(node, [Dataset(f"{node}-aisnp", node, "GRCh37", snapshot(node))])
-    analysis = make_analysis(json.dumps(MANIFEST).encode(), BUNDLE_DIGEST)
-    publish_analysis(session, analysis, Act("olga", now))
 
 
 def add_node(session: Session, node: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -13,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import grpc
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,21 +25,28 @@ from grpc_status import rpc_status
 from coordinator.bootstrap import Foundation, open_foundation, run_coordinator
 from coordinator.config import make_config
 from coordinator.founding import Founding, found
-from coordinator.services.people import OPERATOR, RESEARCHER, add_person, make_person
-from hansa.contract.enrolment import parse_token
+from coordinator.trust_keys import TrustKeys
+from hansa.contract.directory import COORDINATOR
+from hansa.contract.enrolment import Invitation, parse_token
 from hansa.contract.errors import DOMAIN, Reason
+from hansa.contract.ids import NodeId
+from hansa.contract.limits import CHUNK_BYTES
 from hansa.runtime.channels import CLIENT_OPTIONS
 from hansa.runtime.clock import utc_now
 from hansa.sdk.tokens import mint
-from hansa.v1 import admin_service_pb2, enrolment_service_pb2
+from hansa.trust.files import RepositoryFiles
+from hansa.v1 import admin_service_pb2, enrolment_service_pb2, trust_service_pb2
 from hansa.v1.admin_service_pb2_grpc import AdminServiceStub
 from hansa.v1.catalogue_service_pb2_grpc import CatalogueServiceStub
 from hansa.v1.enrolment_service_pb2_grpc import EnrolmentServiceStub
 from hansa.v1.node_service_pb2_grpc import NodeServiceStub
-from tests.support.people import public_pem
+from tests.support.job_world import job_trust
+from tests.support.trust_world import TrustWorld
 
 FEDERATION = "demo"
-OLGA, RITA = "olga", "rita"
+# Two federation operators, a researcher and an auditor of the trust world.
+OLGA, OSCAR, RITA, AUDITOR = "op1", "op2", "ada", "aud"
+NODES = ("FI", "ES", "IT")
 CALL_SECONDS = 20.0
 
 
@@ -80,8 +89,12 @@ class LiveCoordinator:
 
     foundation: Foundation
     clock: ShiftedClock
-    keys: dict[str, Ed25519PrivateKey]
+    trust: TrustWorld
     channels: list[grpc.aio.Channel] = field(default_factory=list)
+
+    @property
+    def keys(self) -> Mapping[str, Ed25519PrivateKey]:
+        return self.trust.keys
 
     @property
     def root(self) -> bytes:
@@ -119,16 +132,58 @@ class LiveCoordinator:
     def people(self) -> grpc.aio.Channel:
         return self.channels[0]
 
+    async def two(self, method: str, request: Any) -> Any:
+        """Call a method of AdminService that takes two operators; return the second's answer."""
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await self.admin(method, request)
+        if reason_of(caught.value) is not Reason.PENDING_SECOND:
+            raise caught.value
+        return await self.admin(method, request, OSCAR)
+
     async def invite(self, node: str = "FI", request_id: str = "", valid_seconds: int = 0) -> str:
+        """Return a token as the operator's client makes it."""
         request = admin_service_pb2.InviteNodeRequest(
             request_id=request_id or uuid4().hex, node=node, valid_seconds=valid_seconds
         )
-        return str((await self.admin("InviteNode", request)).token)
+        answer = await self.two("InviteNode", request)
+        fingerprint = self.foundation.keys.server_ca.fingerprint
+        return Invitation(NodeId(node), answer.secret, fingerprint, answer.endpoint, self.root_digest).token()
+
+    @property
+    def root_digest(self) -> bytes:
+        return hashlib.sha256(self.trust.root).digest()
+
+    async def publish(self, person: str = OLGA) -> Any:
+        """Put in force what the trust world has published."""
+        return await self.publish_files(self.trust.files, person)
+
+    async def publish_files(self, files: RepositoryFiles, person: str = OLGA) -> Any:
+        """Call PublishTrust with all files that a signer may publish."""
+        parts = {
+            **{f"metadata/{name}": data for name, data in files.metadata.items() if name.count(".") == 2},
+            **{f"targets/{sha256}": data for sha256, data in files.targets.items()},
+        }
+        messages = [
+            admin_service_pb2.PublishTrustRequest(name="" if start else name, chunk=data[start : start + CHUNK_BYTES])
+            for name, data in parts.items()
+            if "snapshot" not in name
+            for start in range(0, max(len(data), 1), CHUNK_BYTES)
+        ]
+        stub = AdminServiceStub(self.people)
+        return await stub.PublishTrust(iter(messages), metadata=self.bearer(person), timeout=CALL_SECONDS)
+
+    async def fetch(self, stub: Any, role: str, version: int = 0) -> bytes:
+        """Return a role's metadata as TrustService sends it to the caller of ``stub``."""
+        request = trust_service_pb2.GetMetadataRequest(role=role, version=version)
+        return b"".join([answer.chunk async for answer in stub.GetMetadata(request, timeout=CALL_SECONDS)])
 
     async def enrol(self, token: str, node_key: NodeKey) -> NodeKey:
         """Enrol with ``token``; fill and return ``node_key``."""
         stub = EnrolmentServiceStub(self.channel("enrolment"))
-        request = enrolment_service_pb2.EnrolRequest(token_secret=parse_token(token).secret, csr_pem=node_key.csr())
+        invitation = parse_token(token)
+        request = enrolment_service_pb2.EnrolRequest(
+            token_secret=invitation.secret, csr_pem=node_key.csr(), trust_root_digest=invitation.trust_root_digest
+        )
         answer = await stub.Enrol(request, timeout=CALL_SECONDS)
         node_key.certificate_pem, node_key.fingerprint = answer.certificate_pem, answer.key_fingerprint
         return node_key
@@ -149,23 +204,25 @@ class LiveCoordinator:
         return NodeServiceStub(self.channel("node", grpc.ssl_channel_credentials(self.root, node_key.key_pem, chain)))
 
 
+def trust_keys(trust: TrustWorld) -> TrustKeys:
+    """Return the keys of ``trust`` that a coordinator has."""
+    return TrustKeys(trust.online, trust.keys[COORDINATOR])
+
+
 @asynccontextmanager
 async def live_coordinator(state_dir: Path, database: str = "") -> AsyncIterator[LiveCoordinator]:
-    """Run a coordinator with the operator olga and the researcher rita."""
-    keys = {OLGA: Ed25519PrivateKey.generate(), RITA: Ed25519PrivateKey.generate()}
+    """Run a coordinator whose people, nodes and analysis are those of ``job_trust``."""
     people, enrolment, node = free_ports(3)
     config = make_config(
         federation=FEDERATION, people_port=people, enrolment_port=enrolment, node_port=node, database=database
     )
     clock = ShiftedClock()
-    olga = make_person(OLGA, OPERATOR, public_pem(keys[OLGA]))
-    found(Founding(state_dir, config, olga), store_uuid=str(uuid4()), now=clock())
+    trust = job_trust(clock(), NODES)
+    found(Founding(state_dir, config, trust.files, trust_keys(trust)), store_uuid=str(uuid4()), now=clock())
     foundation = open_foundation(state_dir, clock)
-    rita = make_person(RITA, RESEARCHER, public_pem(keys[RITA]))
-    foundation.database.run_sync(lambda session: add_person(session, rita, actor=OLGA, now=clock()))
     stop = asyncio.Event()
     server = asyncio.create_task(run_coordinator(foundation, stop))
-    live = LiveCoordinator(foundation, clock, keys)
+    live = LiveCoordinator(foundation, clock, trust)
     try:
         async with asyncio.timeout(CALL_SECONDS):
             await live.channel("people").channel_ready()

@@ -9,10 +9,12 @@ from typing import Any
 import grpc
 import pytest
 
-from coordinator.api.caller import Caller, Role, current_caller
+from coordinator.api.caller import Caller, Kind, current_caller
 from coordinator.api.guard import Guard
 from coordinator.api.interceptors import Boundary
 from coordinator.api.rates import RateLimiter
+from coordinator.domain.authorisation import Outsider
+from hansa.contract.directory import Role
 from hansa.contract.errors import HansaError, Reason
 from tests.support.live_coordinator import info_of
 
@@ -62,16 +64,16 @@ class Methods(grpc.GenericRpcHandler):
 
 
 async def somebody(_context: Any) -> Caller:
-    return Caller(Role.RESEARCHER, "rita")
+    return Caller(Kind.PERSON, "rita", frozenset({Role.RESEARCHER}))
 
 
 async def some_node(_context: Any) -> Caller:
-    return Caller(Role.NODE, "FI")
+    return Caller(Kind.NODE, "FI", frozenset({Outsider.NODE}))
 
 
 @pytest.fixture
 async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
-    guard = Guard({Role.RESEARCHER: somebody, Role.NODE: some_node}, RateLimiter(lambda: 0.0))
+    guard = Guard({Role.RESEARCHER: somebody, Outsider.NODE: some_node}, RateLimiter(lambda: 0.0))
     server = grpc.aio.server(interceptors=[Boundary(guard)])
     server.add_generic_rpc_handlers((Methods(),))
     address = f"unix:{tmp_path / 's'}"
@@ -104,7 +106,7 @@ KINDS = pytest.mark.parametrize("method", [UNARY, SENDS_MANY, TAKES_MANY, BOTH_M
 
 @KINDS
 async def test_a_method_that_succeeds_answers_and_knows_its_caller(channel: grpc.aio.Channel, method: str) -> None:
-    subject = b"node:FI" if "Node" in method else b"researcher:rita"
+    subject = b"node:FI" if "Node" in method else b"person:rita"
     assert await call(channel, method, b"hello") == b"hello " + subject
 
 

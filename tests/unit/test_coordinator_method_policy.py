@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.api.caller import Role
 from coordinator.api.method_policy import METHOD_POLICY
 from coordinator.api.rates import RateLimiter
+from coordinator.domain.authorisation import OPERATORS, OVERSEERS, Outsider, Ownership, is_allowed
+from hansa.contract.directory import Role
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.limits import MESSAGE_BYTES
 from hansa.v1 import (
@@ -15,17 +16,26 @@ from hansa.v1 import (
     enrolment_service_pb2,
     job_service_pb2,
     node_service_pb2,
+    trust_service_pb2,
 )
 
-FILES = (admin_service_pb2, catalogue_service_pb2, enrolment_service_pb2, job_service_pb2, node_service_pb2)
+FILES = (
+    admin_service_pb2,
+    catalogue_service_pb2,
+    enrolment_service_pb2,
+    job_service_pb2,
+    node_service_pb2,
+    trust_service_pb2,
+)
 METHODS = {
     f"/{service.full_name}/{method.name}": method
     for file in FILES
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
-# Safe to repeat by what their messages carry: a secret with its key, numbered frames, a digest.
+# Safe to repeat by what their messages carry: a secret with its key, numbered frames, a digest, versions.
 WITHOUT_REQUEST_ID = {
+    "/hansa.v1.AdminService/PublishTrust",
     "/hansa.v1.EnrolmentService/Enrol",
     "/hansa.v1.NodeService/Connect",
     "/hansa.v1.NodeService/UploadSummary",
@@ -39,7 +49,7 @@ def test_every_method_has_a_row_and_every_row_a_method() -> None:
 @pytest.mark.parametrize("method", sorted(METHOD_POLICY))
 def test_every_row_admits_somebody_and_bounds_size_and_rate(method: str) -> None:
     policy = METHOD_POLICY[method]
-    assert policy.roles
+    assert policy.rule.roles
     assert 0 < policy.max_bytes <= MESSAGE_BYTES
     assert 0 < policy.per_minute <= 3000
 
@@ -47,15 +57,29 @@ def test_every_row_admits_somebody_and_bounds_size_and_rate(method: str) -> None
 @pytest.mark.parametrize("method", sorted(METHOD_POLICY))
 def test_a_method_changes_something_exactly_if_its_request_has_an_id(method: str) -> None:
     has_id = "request_id" in METHODS[method].input_type.fields_by_name
-    assert METHOD_POLICY[method].mutating == (has_id or method in WITHOUT_REQUEST_ID)
+    assert METHOD_POLICY[method].rule.changes == (has_id or method in WITHOUT_REQUEST_ID)
 
 
-def test_the_operators_service_is_for_operators_alone_and_the_nodes_for_nodes() -> None:
+def test_the_operators_service_is_for_operators_and_auditors_and_the_nodes_for_nodes() -> None:
     for method, policy in METHOD_POLICY.items():
         if "AdminService" in method:
-            assert policy.roles == {Role.OPERATOR}
+            assert policy.rule.roles in (OPERATORS, OVERSEERS)
         if "NodeService" in method:
-            assert policy.roles == {Role.NODE}
+            assert policy.rule.roles == {Outsider.NODE}
+
+
+@pytest.mark.parametrize("method", sorted(METHOD_POLICY))
+def test_an_auditor_changes_nothing_whatever_a_row_says(method: str) -> None:
+    policy = METHOD_POLICY[method]
+    if policy.rule.changes:
+        assert Role.AUDITOR not in policy.rule.roles
+        assert not is_allowed({Role.AUDITOR}, policy.rule, Ownership.OPEN)
+
+
+def test_no_method_is_open_to_people_and_to_strangers_alike() -> None:
+    for policy in METHOD_POLICY.values():
+        if Outsider.GUEST in policy.rule.roles:
+            assert policy.rule.roles == {Outsider.GUEST}
 
 
 class Ticks:

@@ -94,10 +94,10 @@ async def test_a_job_that_was_altered_after_signing_is_refused(world: JobWorld) 
         ({"not_after": START.isoformat()}, Reason.DEADLINE_INVALID),
         ({"not_after": (START + timedelta(days=400)).isoformat()}, Reason.DEADLINE_INVALID),
         ({"not_before": (START + timedelta(minutes=10)).isoformat()}, Reason.DEADLINE_INVALID),
-        ({"analysis": {"name": "nothing", "version": "1.0", "digest": BUNDLE_DIGEST}}, Reason.ANALYSIS_UNKNOWN),
+        ({"analysis": {"name": "nothing", "version": "1.0", "digest": BUNDLE_DIGEST}}, Reason.PROJECT_NOT_ADMITTED),
         (
             {"analysis": {"name": "allele-frequency", "version": "2.0", "digest": BUNDLE_DIGEST}},
-            Reason.ANALYSIS_UNKNOWN,
+            Reason.PROJECT_NOT_ADMITTED,
         ),
         (
             {"analysis": {"name": "allele-frequency", "version": "1.0", "digest": snapshot("x")}},
@@ -110,6 +110,10 @@ async def test_a_job_that_was_altered_after_signing_is_refused(world: JobWorld) 
         ({"parameters": {"variants": "chr2:10:A:C"}}, Reason.PARAMETER_INVALID),
         ({"parameters": {"variants": "rs1", "stratify": "age"}}, Reason.PARAMETER_INVALID),
         ({"extra": 1}, Reason.ENVELOPE_INVALID),
+        ({"federation": "other"}, Reason.ENVELOPE_INVALID),
+        ({"directory_version": 2}, Reason.DIRECTORY_CHANGED),
+        ({"project": "another"}, Reason.PROJECT_NOT_ADMITTED),
+        ({"recipient_key": "A" * 43 + "="}, Reason.ENVELOPE_INVALID),
     ],
 )
 async def test_a_bad_request_has_one_clear_reason(world: JobWorld, changes: dict[str, Any], reason: Reason) -> None:
@@ -120,8 +124,8 @@ async def test_a_bad_request_has_one_clear_reason(world: JobWorld, changes: dict
     ("node", "dataset", "digest", "reason"),
     [
         ("SE", "SE-aisnp", "SE", Reason.NODE_UNKNOWN),
-        ("FI", "FI-other", "FI", Reason.DATASET_UNKNOWN),
-        ("FI", "ES-aisnp", "ES", Reason.DATASET_UNKNOWN),
+        ("FI", "FI-other", "FI", Reason.PROJECT_NOT_ADMITTED),
+        ("FI", "ES-aisnp", "ES", Reason.PROJECT_NOT_ADMITTED),
         ("FI", "FI-aisnp", "older", Reason.SNAPSHOT_CHANGED),
     ],
 )
@@ -140,7 +144,7 @@ async def test_datasets_of_two_builds_are_refused(world: JobWorld) -> None:
 
 
 async def test_a_node_that_is_not_active_gets_no_jobs(world: JobWorld) -> None:
-    act = Act("olga", START)
+    act = Act("op1", START)
     world.database.run_sync(lambda s: suspend_node(s, NodeId("IT"), "", act))
     assert (await refusal(world)).reason is Reason.NODE_SUSPENDED
     world.database.run_sync(lambda s: revoke_node(s, NodeId("IT"), "", act))

@@ -110,6 +110,8 @@ class Reason(enum.StrEnum):
     RELEASE_CONFLICT = "RELEASE_CONFLICT"
     # trust
     DIRECTORY_INVALID = "DIRECTORY_INVALID"
+    DIRECTORY_CHANGED = "DIRECTORY_CHANGED"
+    PROJECT_NOT_ADMITTED = "PROJECT_NOT_ADMITTED"
     TRUST_INVALID = "TRUST_INVALID"
     TRUST_EXPIRED = "TRUST_EXPIRED"
     TRUST_ROLLBACK = "TRUST_ROLLBACK"
@@ -262,6 +264,8 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = {
     Reason.EXECUTION_SUPERSEDED: Entry(_C.ABORTED, "A newer execution of this run has started, or it has ended."),
     Reason.RELEASE_CONFLICT: Entry(_STATE, "The run does not wait for a release decision."),
     Reason.DIRECTORY_INVALID: Entry(_INVALID, "The directory is not valid."),
+    Reason.DIRECTORY_CHANGED: Entry(_STATE, "Another version of the directory is in force; submit the job again."),
+    Reason.PROJECT_NOT_ADMITTED: Entry(_C.PERMISSION_DENIED, "The project does not allow this job."),
     Reason.TRUST_INVALID: Entry(_STATE, "The trust repository's metadata is not valid."),
     Reason.TRUST_EXPIRED: Entry(_STATE, "The trust repository's metadata has expired; its signers have to renew it."),
     Reason.TRUST_ROLLBACK: Entry(_STATE, "This is older than the trust repository that is known here."),
