@@ -26,6 +26,7 @@ _FRAME: Final = 4 << 10
 
 _NODE: Final[frozenset[Bearer]] = frozenset({Outsider.NODE})
 _GUEST: Final[frozenset[Bearer]] = frozenset({Outsider.GUEST})
+_OF_NODES: Final = Rule(any_owner=_NODE, changes=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ METHOD_POLICY: Final[Mapping[str, MethodPolicy]] = {
     # A guest's secret has 256 bits; the rate spares our processor, not the secret.
     "/hansa.v1.EnrolmentService/Enrol": _change(_GUEST, max_bytes=CSR_BYTES + _FRAME, per_minute=120),
     # One session stands and one takes over; the others are those whose end the coordinator has not seen yet.
-    f"{_NODES}Connect": MethodPolicy(_NODE, mutating=True, max_bytes=MESSAGE_BYTES, per_minute=120, at_once=4),
-    f"{_NODES}UploadSummary": MethodPolicy(_NODE, mutating=True, max_bytes=CHUNK_BYTES + _FRAME, at_once=4),
+    f"{_NODES}Connect": MethodPolicy(_OF_NODES, max_bytes=MESSAGE_BYTES, per_minute=120, at_once=4),
+    f"{_NODES}UploadSummary": MethodPolicy(_OF_NODES, max_bytes=CHUNK_BYTES + _FRAME, at_once=4),
     f"{_NODES}RenewCertificate": _change(_NODE, max_bytes=CSR_BYTES + _FRAME, per_minute=30),
 }

@@ -21,7 +21,9 @@ from tests.support.corpus import (
     made,
     signed_job,
 )
+from tests.support.live_coordinator import OLGA, RITA
 
+PEOPLE = {"operator": OLGA, "researcher": RITA}
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -38,7 +40,7 @@ async def test_a_bad_call_gets_its_answer_and_changes_nothing(federation: Corpus
         f"/hansa.v1.{entry.input['method']}",
         body,
         listener=entry.input["to"],
-        person=entry.input.get("as", "olga"),
+        person=PEOPLE[entry.input.get("as", "operator")],
     )
     before, memory = federation.dump(), Memory()
     if entry.expect["code"] == "OK":

@@ -14,10 +14,12 @@ from typing import Any
 import grpc
 import pytest
 
-from coordinator.api.caller import Caller, Role
+from coordinator.api.caller import Caller, Kind
 from coordinator.api.guard import Guard
 from coordinator.api.interceptors import Boundary, Patience
 from coordinator.api.rates import RateLimiter
+from coordinator.domain.authorisation import Outsider
+from hansa.contract.directory import Role
 from tests.support.corpus import CorpusFederation, Entry, Memory, check_refusal, corpus_federation, entries, error_of
 from tests.support.live_coordinator import OLGA
 from tests.support.raw_http2 import GOAWAY, HEADERS, PING, grpc_message, raw_connection
@@ -153,12 +155,12 @@ class Hanging(grpc.GenericRpcHandler):
 
 async def hang(_federation: CorpusFederation, entry: Entry) -> None:
     async def somebody(_context: Any) -> Caller:
-        return Caller(Role.RESEARCHER, "rita")
+        return Caller(Kind.PERSON, "ada", frozenset({Role.RESEARCHER}))
 
     async def some_node(_context: Any) -> Caller:
-        return Caller(Role.NODE, "FI")
+        return Caller(Kind.NODE, "FI", frozenset({Outsider.NODE}))
 
-    guard = Guard({Role.RESEARCHER: somebody, Role.NODE: some_node}, RateLimiter(lambda: 0.0))
+    guard = Guard({Role.RESEARCHER: somebody, Outsider.NODE: some_node}, RateLimiter(lambda: 0.0))
     short = timedelta(seconds=0.2)
     methods = Hanging()
     server = grpc.aio.server(interceptors=[Boundary(guard, Patience(unary=short, upload=short))])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,18 +24,13 @@ from google.protobuf import descriptor_pool, json_format, message_factory
 from sqlalchemy import select
 
 from coordinator.api.frames import envelope_message
-from coordinator.services.catalogue import make_analysis, publish_analysis
-from coordinator.services.nodes import Act, confirm_node, invite_node
 from coordinator.store.base import Base
 from hansa.contract import envelope
-from hansa.contract.enrolment import encode
 from hansa.contract.errors import CATALOGUE
-from hansa.contract.ids import NodeId
-from hansa.v1 import enrolment_service_pb2, job_service_pb2
+from hansa.v1 import job_service_pb2
 from hansa.v1 import node_service_pb2 as wire
-from hansa.v1.enrolment_service_pb2_grpc import EnrolmentServiceStub
 from hansa.v1.job_service_pb2_grpc import JobServiceStub
-from tests.support.job_world import BUNDLE_DIGEST, MANIFEST, VARIANT, snapshot
+from tests.support.job_world import BUNDLE_DIGEST, VARIANT, snapshot
 from tests.support.live_coordinator import (
     CALL_SECONDS,
     FEDERATION,
@@ -48,6 +42,7 @@ from tests.support.live_coordinator import (
     reason_of,
 )
 from tests.support.scripted_node import NodeStore, ScriptedNode, inventory
+from tests.support.trust_world import PROJECT
 
 FOLDER = Path(__file__).parents[1] / "corpus"
 MEMORY_GROWTH = 64 << 20
@@ -256,11 +251,11 @@ class CorpusFederation:
         return {
             "v": 1,
             "federation": FEDERATION,
-            "directory_version": 1,
+            "directory_version": self.live.trust.directory.version,
             "job_id": str(uuid4()),
             "nonce": uuid4().hex,
             "submitter": RITA,
-            "project": "study",
+            "project": PROJECT,
             "analysis": {"name": "allele-frequency", "version": "1.0", "digest": BUNDLE_DIGEST},
             "parameters": {"variants": VARIANT},
             "datasets": [{"node": "FI", "dataset": "FI-aisnp", "snapshot": snapshot("FI")}],
@@ -271,14 +266,14 @@ class CorpusFederation:
         }
 
     async def submit(self, job: Any) -> Any:
-        """Submit an envelope as rita."""
+        """Submit an envelope as the researcher."""
         request = job_service_pb2.SubmitJobRequest(request_id=uuid4().hex, job=job)
         stub = JobServiceStub(self.live.people)
         return await stub.SubmitJob(request, metadata=self.live.bearer(RITA), timeout=CALL_SECONDS)
 
 
 def signed_job(federation: CorpusFederation, payload: bytes | None = None, kind: str = envelope.JOB_TYPE) -> Any:
-    """Return ``payload``, or a good job, in an envelope that rita signed."""
+    """Return ``payload``, or a good job, in an envelope that the researcher signed."""
     content = json.dumps(federation.job()).encode() if payload is None else payload
     return envelope_message(envelope.sign(kind, content, key_id=RITA, key=federation.live.keys[RITA]))
 
@@ -287,26 +282,11 @@ def signed_job(federation: CorpusFederation, payload: bytes | None = None, kind:
 async def corpus_federation(folder: Path) -> AsyncIterator[CorpusFederation]:
     """Run a coordinator with one node that has joined and announced its dataset."""
     async with live_coordinator(folder / "state") as live:
-        federation = CorpusFederation(live, await _join(live, "FI"))
+        federation = CorpusFederation(live, await live.join("FI"))
         node = await federation.attach()
         await node.tell(inventory(("FI-aisnp", "FI", "GRCh37", snapshot("FI"))))
         await node.hang_up()
         yield federation
-
-
-async def _join(live: LiveCoordinator, node: str) -> NodeKey:
-    key, secret, now = NodeKey(), encode(secrets.token_bytes(32)), live.clock()
-    database, act = live.foundation.database, Act(OLGA, now)
-    expires_at = now + timedelta(minutes=5)
-    database.run_sync(lambda s: invite_node(s, NodeId(node), secret, expires_at=expires_at, act=act))
-    stub = EnrolmentServiceStub(live.channel("enrolment"))
-    request = enrolment_service_pb2.EnrolRequest(token_secret=secret, csr_pem=key.csr())
-    answer = await stub.Enrol(request, timeout=CALL_SECONDS)
-    key.certificate_pem, key.fingerprint = answer.certificate_pem, answer.key_fingerprint
-    database.run_sync(lambda s: confirm_node(s, NodeId(node), key.fingerprint, act))
-    analysis = make_analysis(json.dumps(MANIFEST).encode(), BUNDLE_DIGEST)
-    database.run_sync(lambda s: publish_analysis(s, analysis, act))
-    return key
 
 
 def _dump(session: Any) -> Mapping[str, Sequence[Any]]:
