@@ -268,7 +268,7 @@ class CorpusFederation:
     async def submit(self, job: Any) -> Any:
         """Submit an envelope as the researcher."""
         request = job_service_pb2.SubmitJobRequest(request_id=uuid4().hex, job=job)
-        stub = JobServiceStub(self.live.people)
+        stub = JobServiceStub(self.raw_channel("people"))
         return await stub.SubmitJob(request, metadata=self.live.bearer(RITA), timeout=CALL_SECONDS)
 
 
