@@ -35,6 +35,7 @@ from coordinator.services.enrolment import Issuer
 from coordinator.services.proposals import expire_proposals
 from coordinator.services.sessions import Sessions
 from coordinator.services.trust import keep_fresh, state_in_force
+from coordinator.services.witnessing import LogKeeper
 from coordinator.store.database import Database
 from coordinator.store.federation import read_federation
 from coordinator.store.requests import forget_requests
@@ -71,6 +72,11 @@ class Foundation:
     def issuer(self) -> Issuer:
         """What certificates of nodes are made with."""
         return Issuer(self.keys.node_ca, self.config.federation, self.config.node_certificate_life)
+
+    @property
+    def keeper(self) -> LogKeeper:
+        """What the audit log's checkpoints are made with."""
+        return LogKeeper(self.config.federation, self.trust_keys.log)
 
 
 def open_foundation(state_dir: Path, clock: Clock) -> Foundation:
@@ -111,7 +117,7 @@ async def run_coordinator(foundation: Foundation, stop: asyncio.Event) -> None:
         HansaError: ``CONFIG_INVALID``; an address cannot be bound.
     """
     desk = Desk(foundation.database, foundation.clock, command_bytes)
-    sessions = Sessions(desk, partial(secrets.token_bytes, _NONCE_BYTES))
+    sessions = Sessions(desk, partial(secrets.token_bytes, _NONCE_BYTES), keeper=foundation.keeper)
     await sessions.begin()
     async with serving(_listeners(foundation, sessions)):
         try:
@@ -139,10 +145,13 @@ def _people(base: Foundation, sessions: Sessions, rates: RateLimiter) -> Listene
         server_credentials(base.keys),
         Boundary(Guard(dict.fromkeys(PEOPLE, person), rates)),
         [
-            partial(add_JobServiceServicer_to_server, JobServicer(sessions.desk)),
+            partial(add_JobServiceServicer_to_server, JobServicer(sessions.desk, lambda _session, _job_id, _now: {})),
             partial(add_CatalogueServiceServicer_to_server, CatalogueServicer(calls, base.clock)),
             partial(add_TrustServiceServicer_to_server, TrustServicer(calls)),
-            partial(add_AdminServiceServicer_to_server, AdminServicer(sessions.desk, inviting, duty, sessions.cut)),
+            partial(
+                add_AdminServiceServicer_to_server,
+                AdminServicer(sessions.desk, inviting, duty, base.keeper, sessions.cut),
+            ),
         ],
     )
 

@@ -13,18 +13,26 @@ from uuid import uuid4
 
 import structlog
 import uvicorn
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from hansa.contract.raw_keys import signing_key
 from hansa.runtime.clock import utc_now
 from hansa.runtime.logging import set_up_logging
 from hansa.runtime.supervisor import run_all, stop_on_signals
 from node_agent.airlock.gate import Airlock, Gate
+from node_agent.airlock.statements import Notary
+from node_agent.approval_records import approvals_of
+from node_agent.approvals import Approvals
 from node_agent.audit.trail import AuditTrail
-from node_agent.catalogue import analysis_folders, installed_analyses
+from node_agent.audit.witness import LogWitness, WitnessKeys
+from node_agent.catalogue import Catalogue, approved_digests
 from node_agent.config import AgentConfig, StateFolder, load_config, lock_state_folder, short_path
 from node_agent.datasets import Datasets
 from node_agent.execution.broker import EmbeddedBroker, broker_url
 from node_agent.execution.celery_app import enqueue_run, make_app
 from node_agent.executions import Executions
+from node_agent.keys.identity import load_identity
+from node_agent.keys.signing import KeySigner
 from node_agent.link.commands import Commands, Wishes
 from node_agent.link.daemon import Link, Standing
 from node_agent.link.encoding import WireReporter
@@ -33,14 +41,18 @@ from node_agent.link.session import SessionParts
 from node_agent.local_api.server import LocalApi
 from node_agent.local_api.views import Views
 from node_agent.offers import Offers, active_runs
+from node_agent.policy.approvals import Site
 from node_agent.policy.book import PolicyBook
 from node_agent.policy.changes import PolicyChanges
 from node_agent.reporting import Bells
 from node_agent.retention import Retention
 from node_agent.scheduling import Scheduler
+from node_agent.situation import Situation
 from node_agent.spool.uploader import Uploader
 from node_agent.store.database import Database
 from node_agent.store.outbox import found_store
+from node_agent.trust.book import TrustBook
+from node_agent.trust.keeper import TrustKeeper
 
 _log = structlog.get_logger(__name__)
 
@@ -92,7 +104,34 @@ class Agent:
         self._state, self._config, self._policy, self._database = state, config, policy, database
         self._bells = Bells()
         self._reporter = WireReporter(config.node)
-        self._analyses = installed_analyses(analysis_folders(config.analyses_dir))
+        self._trust = TrustBook()
+        self._analyses = Catalogue(state.analyses, self._trust.current)
+        self._keeper = TrustKeeper(
+            folder=state.trust, book=self._trust, catalogue=self._analyses, database=database, clock=utc_now
+        )
+        self._identity = load_identity(state)
+        self._witness = LogWitness(
+            database=database,
+            keys=WitnessKeys(
+                federation=config.federation,
+                node=config.node,
+                own=self._identity.signing,
+                coordinator=self._coordinator_log_key,
+                report=self._reporter.release_logged,
+            ),
+            clock=utc_now,
+        )
+        self._wishes = Wishes()
+        self._situation = Situation(
+            site=Site(config.federation, config.node),
+            analyses=self._analyses,
+            policy=policy.current,
+            trust=self._trust.current,
+            keys=self._identity.public,
+            draining=lambda: self._wishes.draining,
+            alarm=self._witness.alarm,
+        )
+        self._offers = Offers(situation=self._situation, reporter=self._reporter)
         self._standing = Standing()
         self._datasets = Datasets(
             database=database, state=state, reporter=self._reporter, bells=self._bells, clock=utc_now
@@ -110,23 +149,17 @@ class Agent:
         self._link = self._make_link()
 
     def _make_link(self) -> Link:
-        wishes = Wishes()
-        offers = Offers(
-            node=self._config.node,
-            analyses=self._analyses,
-            policy=self._policy.current,
-            draining=lambda: wishes.draining,
-            reporter=self._reporter,
-        )
         parts = SessionParts(
             database=self._database,
-            commands=Commands(offers, self._reporter),
-            wishes=wishes,
+            commands=Commands(self._offers, self._reporter),
+            trust=self._keeper,
+            wishes=self._wishes,
             bells=self._bells,
             clock=utc_now,
             instance_id=str(uuid4()),
             policy_digest=lambda: self._policy.digest().encode(),
             load=self._load,
+            witness=self._witness,
         )
         return Link(
             endpoint=self._config.node_endpoint,
@@ -139,17 +172,34 @@ class Agent:
             standing=self._standing,
         )
 
+    def _coordinator_log_key(self) -> Ed25519PublicKey | None:
+        """Return what the coordinator signs its checkpoints with; None before there is a directory."""
+        view = self._trust.current()
+        return None if view is None else signing_key(view.directory.coordinator_log_key)
+
     async def _load(self) -> tuple[int, int]:
         active = await self._database.run(active_runs)
         return max(self._policy.current().admission.max_active_runs - active, 0), active
 
     def _api(self) -> LocalApi:
-        gate = Gate(analyses=self._analyses, policy=self._policy.current, reporter=self._reporter)
+        gate = Gate(
+            analyses=self._analyses,
+            policy=self._policy.current,
+            reporter=self._reporter,
+            notary=Notary(
+                node=self._config.node,
+                signer=KeySigner(self._config.node, self._identity.signing),
+                trust=self._trust.current,
+                policy_digest=self._policy.digest,
+                approvals_of=approvals_of,
+            ),
+        )
         executions = Executions(
             database=self._database,
             state=self._state,
             analyses=self._analyses,
             gate=gate,
+            situation=self._situation,
             reporter=self._reporter,
             bells=self._bells,
             clock=utc_now,
@@ -161,6 +211,7 @@ class Agent:
             database=self._database,
             link=self._standing_json,
             policy_digest=self._policy.digest,
+            trust=lambda: {**self._trust.standing(), "analyses": approved_digests(self._analyses)},
         )
         airlock = Airlock(database=self._database, gate=gate, bells=self._bells, clock=utc_now)
         return LocalApi(
@@ -169,6 +220,13 @@ class Agent:
             airlock=airlock,
             policy=self._policy_changes,
             audit=AuditTrail(database=self._database),
+            approvals=Approvals(
+                database=self._database,
+                situation=self._situation,
+                offers=self._offers,
+                bells=self._bells,
+                clock=utc_now,
+            ),
             views=views,
         )
 
@@ -188,6 +246,8 @@ class Agent:
         """
         await self._datasets.sweep()
         await self._policy_changes.begin()
+        await self._keeper.load()
+        await self._witness.begin()
         _log.info("agent_started", node=self._config.node, analyses=sorted(self._analyses))
         await run_all(
             {

@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -24,9 +24,11 @@ from hansa.contract.ids import FEDERATION_NAME, NODE_ID, NodeId
 
 _PRIVATE: Final = 0o700
 _OTHERS: Final = 0o077
-_FOLDERS: Final = ("keys", "broker", "datasets", "runs", "logs")
+_FOLDERS: Final = ("keys", "trust", "analyses", "broker", "datasets", "runs", "logs")
 _ENDPOINT: Final = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}:[0-9]{1,5}")
 _MAX_SLOTS: Final = 64
+# In the folder ``trust``: the root metadata that the invitation named.
+PINNED_ROOT: Final = "root.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,16 @@ class StateFolder:
     def keys(self) -> Path:
         """Folder of the node's key, certificate and trust."""
         return self.path / "keys"
+
+    @property
+    def trust(self) -> Path:
+        """Folder of the pinned root and of the verified trust repository."""
+        return self.path / "trust"
+
+    @property
+    def analyses(self) -> Path:
+        """Folder of the approved analyses, by digest."""
+        return self.path / "analyses"
 
     @property
     def database(self) -> Path:
@@ -202,8 +214,6 @@ class LocalSettings:
     slots: int = 2
     # The node's own broker by URL; absent: the agent owns a redis-server.
     broker_url: str | None = None
-    # A folder of further analysis bundles, besides those that Hansa ships.
-    analyses_dir: Path | None = None
 
     def __post_init__(self) -> None:
         if not _is_slots(self.slots):
@@ -266,7 +276,7 @@ def config_text(settings: LocalSettings) -> str:
     lines = ["# The node's own settings; federation, node and node_endpoint are written by `hansa-node enrol`."]
     for key, value in asdict(settings).items():
         if value is not None:
-            lines.append(f"{key} = {json.dumps(str(value) if isinstance(value, Path) else value)}")
+            lines.append(f"{key} = {json.dumps(value)}")
     return "\n".join(lines) + "\n"
 
 
@@ -280,15 +290,7 @@ def _read(path: Path) -> dict[str, Any]:
     for key in raw:
         if key not in {f.name for f in fields(AgentConfig)}:
             raise _invalid(key, "is not a setting")
-    return {**raw, **_paths(raw, path.parent)}
-
-
-def _paths(raw: Mapping[str, Any], base: Path) -> dict[str, Path]:
-    if "analyses_dir" not in raw:
-        return {}
-    if not isinstance(raw["analyses_dir"], str):
-        raise _invalid("analyses_dir", "must be a path")
-    return {"analyses_dir": base / raw["analyses_dir"]}
+    return raw
 
 
 def _words(error: Exception) -> str:

@@ -22,12 +22,13 @@ from hansa.contract.errors import HansaError, Reason, RunReason
 from hansa.contract.limits import SUMMARY_BYTES
 from hansa.contract.states import RunEvent, RunState
 from hansa.runtime.clock import Clock
-from node_agent.airlock.gate import Gate
-from node_agent.audit.entries import execution_started
+from node_agent.airlock.gate import Gate, Verdict
+from node_agent.audit.entries import execution_started, run_stopped
 from node_agent.audit.log import append
-from node_agent.catalogue import InstalledAnalysis
+from node_agent.catalogue import InstalledAnalysis, is_sound
 from node_agent.config import StateFolder
 from node_agent.reporting import Bells, Reporter, advance
+from node_agent.situation import Situation
 from node_agent.staging.snapshot import is_in_place
 from node_agent.store.database import Database
 from node_agent.store.models import DatasetRow, RunRow
@@ -64,6 +65,7 @@ class Executions:
     state: StateFolder
     analyses: Mapping[str, InstalledAnalysis]
     gate: Gate
+    situation: Situation
     reporter: Reporter
     bells: Bells
     clock: Clock
@@ -75,24 +77,19 @@ class Executions:
             HansaError: ``EXECUTION_SUPERSEDED``; the run is not to be started
                 (any more), whatever the broker says.
         """
-        staged = await self.database.run(lambda session: _dataset_of(_staged(session, run_id), session))
+        staged, analysis = await self.database.run(lambda session: self._needed(session, run_id))
         sound = staged is not None and await asyncio.to_thread(is_in_place, Path(staged.folder), staged.snapshot)
+        sound = sound and analysis is not None and await asyncio.to_thread(is_sound, analysis)
         now = self.clock()
 
         def work(session: Session) -> dict[str, Any]:
             run = _staged(session, run_id)
+            if self._stopped(session, run, now, starting=True):
+                return {}
             dataset = _dataset_of(run, session)
-            analysis = self.analyses.get(run.analysis)
             if dataset is None or analysis is None or not sound:
-                _log.error("run_not_staged", run_id=run_id, dataset=run.dataset, snapshot_sound=sound)
-                advance(
-                    session,
-                    run,
-                    RunEvent.FAIL,
-                    reporter=self.reporter,
-                    now=now,
-                    reason=RunReason.STAGING_FAILED,
-                )
+                _log.error("run_not_staged", run_id=run_id, dataset=run.dataset, sound=sound)
+                self._fail(session, run, now, RunReason.STAGING_FAILED)
                 return {}
             run.worker, run.beat_at = worker, now
             append(session, execution_started(run, dataset.snapshot), now)
@@ -104,6 +101,23 @@ class Executions:
         if not claimed:
             raise HansaError(Reason.EXECUTION_SUPERSEDED)
         return claimed
+
+    def _needed(self, session: Session, run_id: str) -> tuple[DatasetRow | None, InstalledAnalysis | None]:
+        run = _staged(session, run_id)
+        return _dataset_of(run, session), self.analyses.get(run.analysis)
+
+    def _stopped(self, session: Session, run: RunRow, now: datetime, *, starting: bool = False) -> bool:
+        """End a run whose trust is gone; return whether it was ended."""
+        reason = self.situation.refusal(session, run, now, starting=starting)
+        if reason is None:
+            return False
+        _log.warning("run_stopped", run_id=run.run_id, reason=reason.value)
+        append(session, run_stopped(run, reason), now)
+        self._fail(session, run, now, reason)
+        return True
+
+    def _fail(self, session: Session, run: RunRow, now: datetime, reason: RunReason, incident: str = "") -> None:
+        advance(session, run, RunEvent.FAIL, reporter=self.reporter, now=now, reason=reason, incident=incident)
 
     def _claimed(self, run: RunRow, dataset: DatasetRow, analysis: InstalledAnalysis) -> dict[str, Any]:
         return {
@@ -121,6 +135,8 @@ class Executions:
     async def beat(self, run_id: str, execution: int) -> bool:
         """Note that the execution lives; return whether it shall be cancelled.
 
+        So it shall also where trust in what it runs is gone: the finish says why.
+
         Raises:
             HansaError: ``EXECUTION_SUPERSEDED``; kill it, its result is not wanted.
         """
@@ -129,7 +145,7 @@ class Executions:
         def work(session: Session) -> bool:
             run = _current(session, run_id, execution)
             run.beat_at = now
-            return run.state == RunState.CANCELLING
+            return run.state == RunState.CANCELLING or self.situation.refusal(session, run, now) is not None
 
         return await self.database.run(work)
 
@@ -139,11 +155,7 @@ class Executions:
         Raises:
             HansaError: ``EXECUTION_SUPERSEDED``; too late, nothing was changed.
         """
-        verdict = None
-        if report.outcome is Outcome.SUMMARY:
-            run, cohort = await self.database.run(lambda session: _with_cohort(session, report))
-            # Outside of the transaction: parsing and checking may take a while.
-            verdict = await asyncio.to_thread(self.gate.judge, run, (report.summary or "").encode(), cohort)
+        verdict = await self._verdict(report) if report.outcome is Outcome.SUMMARY else None
         now = self.clock()
 
         def work(session: Session) -> None:
@@ -157,14 +169,25 @@ class Executions:
                     now=now,
                     reason=RunReason.CANCELLED,
                 )
+            elif self._stopped(session, run, now):
+                return
             elif verdict is not None:
                 advance(session, run, RunEvent.COLLECT, reporter=self.reporter, now=now)
                 self.gate.admit(session, run, verdict, now)
             else:
-                _fail(session, run, report, self.reporter, now)
+                self._fail(session, run, now, report.reason or RunReason.ANALYSIS_FAILED, report.incident or "")
 
         await self.database.run(work)
         self.bells.ring()
+
+    async def _verdict(self, report: Finish) -> Verdict | None:
+        """Return what the rules say of the summary; None where its analysis is no longer approved."""
+        run, cohort = await self.database.run(lambda session: _with_cohort(session, report))
+        try:
+            # Outside of the transaction: parsing and checking may take a while.
+            return await asyncio.to_thread(self.gate.judge, run, (report.summary or "").encode(), cohort)
+        except KeyError:
+            return None
 
 
 def _staged(session: Session, run_id: str) -> RunRow:
@@ -189,8 +212,3 @@ def _with_cohort(session: Session, report: Finish) -> tuple[RunRow, Mapping[str,
     run = _current(session, report.run_id, report.execution)
     dataset = session.get_one(DatasetRow, run.dataset)
     return run, dataset.info["people_by_sex"]
-
-
-def _fail(session: Session, run: RunRow, report: Finish, reporter: Reporter, now: datetime) -> None:
-    reason = report.reason or RunReason.ANALYSIS_FAILED
-    advance(session, run, RunEvent.FAIL, reporter=reporter, now=now, reason=reason, incident=report.incident or "")

@@ -1,27 +1,29 @@
-"""What becomes of an offer: stored, judged by the node's own policy, answered."""
+"""What becomes of an offer: stored, judged by what the node itself knows, answered."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import structlog
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from hansa.contract.envelope import JOB_TYPE
+from hansa.contract.envelope import Signed
 from hansa.contract.errors import HansaError, Reason, RunReason
-from hansa.contract.ids import is_run_id, run_id
+from hansa.contract.ids import is_run_id
 from hansa.contract.job import JobSpec, parse_job
 from hansa.contract.states import RunEvent, RunState
-from node_agent.audit.entries import offer_accepted, offer_declined
+from node_agent.airlock.decisions import forget_decisions
+from node_agent.approval_records import admit_under, forget_admission
+from node_agent.audit.entries import offer_accepted, offer_declined, offer_waits
 from node_agent.audit.log import append
-from node_agent.catalogue import InstalledAnalysis
-from node_agent.policy.admission import Admitted, LocalDataset, NodeView, admit
-from node_agent.policy.policy import Policy
+from node_agent.policy.admission import Admitted, Offered, admit, identify
 from node_agent.reporting import Reporter, advance
-from node_agent.store.models import DatasetRow, RunRow, SummaryRow
+from node_agent.situation import Situation, envelope_digest, seen_before, signed_job
+from node_agent.store.ledger import enter
+from node_agent.store.models import RunRow, SummaryRow
 
 _log = structlog.get_logger(__name__)
 _ACTIVE = (RunState.STAGING, RunState.RUNNING, RunState.CHECKING, RunState.CANCELLING)
@@ -30,7 +32,7 @@ _MAY_START_AGAIN = (RunState.DECLINED, RunState.FAILED, RunState.EXPIRED, RunSta
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedOffer:
-    """An offer as it came: the job's signed bytes and the run's name."""
+    """An offer as it came: the job's signed bytes, the run's name, and passports sent later."""
 
     run_id: str
     job_id: str
@@ -40,16 +42,26 @@ class SignedOffer:
     payload: bytes
     key_id: str
     signature: bytes
+    addenda: Sequence[Signed] = ()
+
+    @property
+    def signed(self) -> Signed:
+        """The job's envelope."""
+        return Signed(self.payload_type, self.payload, self.key_id, self.signature)
+
+    @property
+    def offered(self) -> Offered:
+        """The offer as the rules take it."""
+        return Offered(
+            run_id=self.run_id, job_id=self.job_id, round=self.round, signed=self.signed, addenda=self.addenda
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offers:
     """Receives offers inside the transaction that moves the command cursor."""
 
-    node: str
-    analyses: Mapping[str, InstalledAnalysis]
-    policy: Callable[[], Policy]
-    draining: Callable[[], bool]
+    situation: Situation
     reporter: Reporter
 
     def receive(self, session: Session, offer: SignedOffer, now: datetime) -> None:
@@ -69,62 +81,82 @@ class Offers:
         if known is not None and not _may_follow(known, offer):
             _log.info("offer_not_followed", run_id=known.run_id, state=known.state, attempt=offer.attempt)
             return
-        spec = self._spec(offer)
+        offered = offer.offered
+        spec = identify(offered, self.situation.site)
         run = _row(offer, spec, now)
         if known is not None:
-            run.execution = known.execution
-            undecided = session.get(SummaryRow, known.run_id)
-            for old in (known, undecided) if undecided is not None else (known,):
-                session.delete(old)
-            session.flush()
+            _forget(session, known, run)
         session.add(run)
         session.flush()
-        self._decide(session, run, spec, now)
+        if spec is None:
+            self._decline(session, run, None, RunReason.JOB_INVALID, now)
+        else:
+            self._judge(session, run, spec, offered, run_known=known is not None)
 
-    def _spec(self, offer: SignedOffer) -> JobSpec | None:
-        """Return the job if it is one, in its submitter's name, for this node, and names this run."""
-        try:
-            spec = parse_job(offer.payload)
-            spec.not_after.astimezone(UTC)
-        except (HansaError, OverflowError):
-            return None
-        named = offer.run_id == run_id(spec.job_id, self.node, offer.round) and spec.job_id == offer.job_id
-        signed = offer.payload_type == JOB_TYPE and offer.key_id == spec.submitter and bool(offer.signature)
-        return spec if named and signed and self.node in spec.nodes else None
+    def _judge(self, session: Session, run: RunRow, spec: JobSpec, offered: Offered, *, run_known: bool) -> None:
+        now = run.created_at
+        seen = seen_before(session, spec, offered.signed, run_known=run_known)
+        view = replace(self.situation.view(session, spec, now), seen=seen)
+        outcome = admit(spec, offered, view)
+        if isinstance(outcome, Admitted) or outcome.authentic:
+            # Only what its submitter has signed: who else sends bytes could take the true job's place.
+            enter(session, spec, envelope_digest(offered.signed))
+        if isinstance(outcome, Admitted):
+            self._accept(session, run, spec, outcome, now)
+        else:
+            self._decline(session, run, spec, outcome.reason, now)
 
-    def _decide(self, session: Session, run: RunRow, spec: JobSpec | None, now: datetime) -> None:
-        outcome = self._admission(session, spec, now)
-        dataset = spec.dataset_at(self.node).dataset if spec else ""
-        if not isinstance(outcome, Admitted):
-            append(session, offer_declined(run, spec, dataset, outcome), now)
-            _log.info("offer_declined", run_id=run.run_id, reason=outcome.value)
-            advance(session, run, RunEvent.DECLINE, reporter=self.reporter, now=now, reason=outcome)
-            return
-        run.dataset = dataset
+    def _accept(self, session: Session, run: RunRow, spec: JobSpec, outcome: Admitted, now: datetime) -> None:
+        run.dataset = spec.dataset_at(self.situation.site.node).dataset
         run.parameters = dict(outcome.parameters)
         run.limits = outcome.limits.model_dump(mode="json")
-        append(session, offer_accepted(run), now)
+        if outcome.approval is None:
+            append(session, offer_waits(run, spec.directory_version), now)
+            _log.info("offer_waits", run_id=run.run_id, job_id=run.job_id)
+            advance(session, run, RunEvent.ASK_APPROVAL, reporter=self.reporter, now=now)
+            return
+        admit_under(session, run, outcome.approval, now)
+        entry = offer_accepted(run, outcome.approval.approval_id, spec.directory_version, outcome.passport)
+        append(session, entry, now)
         _log.info("offer_accepted", run_id=run.run_id, job_id=run.job_id)
         advance(session, run, RunEvent.ACCEPT, reporter=self.reporter, now=now)
         advance(session, run, RunEvent.QUEUE, reporter=self.reporter, now=now)
 
-    def _admission(self, session: Session, spec: JobSpec | None, now: datetime) -> Admitted | RunReason:
-        if spec is None:
-            return RunReason.JOB_INVALID
-        analysis = self.analyses.get(f"{spec.analysis.name}@{spec.analysis.version}")
-        row = session.get(DatasetRow, spec.dataset_at(self.node).dataset)
-        view = NodeView(
-            node=self.node,
-            policy=self.policy(),
-            manifest=analysis.manifest if analysis else None,
-            analysis_digest=analysis.digest if analysis else "",
-            now=now,
-            dataset=None if row is None else LocalDataset(row.dataset_id, row.snapshot),
-            queued=_count(session, (RunState.QUEUED,)),
-            draining=self.draining(),
-        )
-        outcome = admit(spec, view)
-        return outcome if isinstance(outcome, Admitted) else outcome.reason
+    def _decline(self, session: Session, run: RunRow, spec: JobSpec | None, reason: RunReason, now: datetime) -> None:
+        dataset = spec.dataset_at(self.situation.site.node).dataset if spec else ""
+        append(session, offer_declined(run, spec, dataset, reason), now)
+        _log.info("offer_declined", run_id=run.run_id, reason=reason.value)
+        advance(session, run, RunEvent.DECLINE, reporter=self.reporter, now=now, reason=reason)
+
+    def reconsider(self, session: Session, run: RunRow, now: datetime) -> Admitted | None:
+        """Judge a run anew that waits for an approval; None if it was declined, for the reason it now has.
+
+        Where an approval covers it, the run is queued under it. In the
+        caller's transaction.
+        """
+        signed = signed_job(run)
+        offered = Offered(run_id=run.run_id, job_id=run.job_id, round=run.round, signed=signed)
+        spec = parse_job(run.payload)
+        outcome = admit(spec, offered, replace(self.situation.view(session, spec, now), judged_before=True))
+        if not isinstance(outcome, Admitted):
+            self._decline(session, run, spec, outcome.reason, now)
+            return None
+        if outcome.approval is not None:
+            admit_under(session, run, outcome.approval, now)
+            advance(session, run, RunEvent.APPROVE, reporter=self.reporter, now=now)
+            advance(session, run, RunEvent.QUEUE, reporter=self.reporter, now=now)
+        return outcome
+
+
+def _forget(session: Session, known: RunRow, run: RunRow) -> None:
+    """Let ``run`` take the place of its earlier attempt."""
+    run.execution = known.execution
+    undecided = session.get(SummaryRow, known.run_id)
+    for old in (known, undecided) if undecided is not None else (known,):
+        session.delete(old)
+    forget_admission(session, known.run_id)
+    forget_decisions(session, known.run_id)
+    session.flush()
 
 
 def _may_follow(known: RunRow, offer: SignedOffer) -> bool:

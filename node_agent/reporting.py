@@ -10,13 +10,19 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 from sqlalchemy.orm import Session
 
+from hansa.contract.envelope import Signed
 from hansa.contract.states import RunEvent, RunState, next_run_state
+from node_agent.audit.entries import run_ended
+from node_agent.audit.log import append
 from node_agent.store.models import DatasetRow, RunRow
 from node_agent.store.outbox import append_event
+
+# Ends that no decision on an offer or on a summary has recorded.
+_ENDS_WITHOUT_SUMMARY: Final = frozenset({RunState.FAILED, RunState.EXPIRED, RunState.CANCELLED})
 
 
 class Reporter(Protocol):
@@ -25,8 +31,8 @@ class Reporter(Protocol):
     def run(self, run: RunRow, now: datetime) -> bytes:
         """Return the report of ``run``'s present state."""
 
-    def released(self, run: RunRow, digest: bytes, size: int, now: datetime) -> bytes:
-        """Return the report that ``run``'s summary was released."""
+    def released(self, run: RunRow, outgoing: bytes, statement: Signed, now: datetime) -> bytes:
+        """Return the report that ``run``'s summary was released as these bytes, with the statement of it."""
 
     def inventory(self, datasets: Sequence[DatasetRow], now: datetime) -> bytes:
         """Return the report of all datasets that the node offers."""
@@ -59,6 +65,9 @@ def advance(  # noqa: PLR0913 - one change of state, whole
 ) -> None:
     """Move ``run`` along the table and write the event that says so.
 
+    An end that comes of no decision on the offer or the summary is put into
+    the audit log; whoever makes such a decision records it.
+
     Works inside the caller's transaction, which has read ``run`` in it.
 
     Raises:
@@ -66,4 +75,6 @@ def advance(  # noqa: PLR0913 - one change of state, whole
     """
     run.state = next_run_state(RunState(run.state), event).value
     run.reason, run.incident, run.updated_at = reason, incident, now
+    if RunState(run.state) in _ENDS_WITHOUT_SUMMARY:
+        append(session, run_ended(run), now)
     append_event(session, reporter.run(run, now), now)

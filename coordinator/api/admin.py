@@ -13,11 +13,11 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
+from coordinator.api.audit import AuditMethods
 from coordinator.api.caller import current_caller
-from coordinator.api.calls import Calls
 from coordinator.api.guard import Context
-from coordinator.api.messages import audit_message, node_message, person_message, proposal_message, timestamp
-from coordinator.api.pages import number_page_of, page_of, token_of
+from coordinator.api.messages import node_message, person_message, proposal_message, timestamp
+from coordinator.api.pages import page_of, token_of
 from coordinator.services.desk import Desk
 from coordinator.services.nodes import (
     Act,
@@ -33,12 +33,11 @@ from coordinator.services.nodes import (
 )
 from coordinator.services.proposals import list_proposals, withdraw
 from coordinator.services.trust import Delivery, TrustDuty, put_in_force
-from coordinator.store.audit import AuditRepository
+from coordinator.services.witnessing import LogKeeper
 from coordinator.store.persons import PersonRepository
 from hansa.contract.errors import Reason
 from hansa.contract.ids import NodeId
 from hansa.v1 import admin_service_pb2 as wire
-from hansa.v1 import admin_service_pb2_grpc
 
 PUBLICATION_BYTES: Final = 64 << 20
 _PUBLISHED: Final = re.compile(r"metadata/[1-9][0-9]{0,17}\.(?:root|targets)\.json|targets/[0-9a-f]{64}")
@@ -52,20 +51,27 @@ class Inviting:
     endpoint: str
 
 
-class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
+class AdminServicer(AuditMethods):
     """Parse, one call, convert."""
 
-    def __init__(self, desk: Desk, inviting: Inviting, duty: TrustDuty, cut: Callable[[NodeId, Reason], None]) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        inviting: Inviting,
+        duty: TrustDuty,
+        keeper: LogKeeper,
+        cut: Callable[[NodeId, Reason], None],
+    ) -> None:
         """Take what the methods need.
 
         Args:
             desk: runs transactions.
             inviting: what invitations are made of.
             duty: what the coordinator signs and answers for.
+            keeper: what the audit log's checkpoints are made with.
             cut: ends the live session of a node, for a reason; called after the commit.
         """
-        self._desk = desk
-        self._calls = Calls(desk.database, desk.clock)
+        super().__init__(desk, keeper)
         self._inviting = inviting
         self._duty = duty
         self._cut = cut
@@ -177,14 +183,6 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
             snapshot_version=state.snapshot_version,
             timestamp_version=state.timestamp_version,
             directory_version=state.directory_version,
-        )
-
-    async def ListAudit(self, request: wire.ListAuditRequest, context: Context) -> wire.ListAuditResponse:
-        """Return what was done, newest first."""
-        page = number_page_of(request)
-        found = await self._calls.read(lambda session: AuditRepository(session).page(page))
-        return wire.ListAuditResponse(
-            entries=[audit_message(entry) for entry in found.items], next_page_token=token_of(found.last)
         )
 
 

@@ -13,6 +13,7 @@ from hansa.contract.errors import HansaError, Reason
 from hansa.contract.limits import HEARTBEAT
 from hansa.contract.outbox import Head
 from hansa.contract.states import RunState
+from hansa.contract.witnessing import LogNews
 from hansa.runtime.reading import read_message
 from hansa.v1 import node_service_pb2 as wire
 from hansa.v1 import types_pb2
@@ -48,9 +49,20 @@ def node_frame(message: wire.NodeFrame) -> plain.NodeFrame:
         case "command_ack":
             return plain.CommandAck(message.command_ack.epoch, message.command_ack.upto_seq)
         case "heartbeat":
-            return plain.Heartbeat(message.heartbeat.epoch, message.heartbeat.monotonic_ms)
+            beat = message.heartbeat
+            return plain.Heartbeat(beat.epoch, beat.monotonic_ms, _log_news(beat))
         case _:
             raise _violation("frame")
+
+
+def _log_news(message: wire.Heartbeat) -> LogNews:
+    return LogNews(
+        checkpoint=message.log_checkpoint,
+        proven_from=message.log_consistency_from,
+        proof=tuple(message.log_consistency),
+        witnessed_size=message.witnessed_size,
+        cosignature=message.cosignature,
+    )
 
 
 def _hello(hello: wire.Hello) -> plain.Hello:
@@ -98,12 +110,22 @@ def _effect(body: bytes) -> plain.Effect:
         case "summary_released":
             released = parsed.summary_released
             return plain.SummaryReleased(
-                run_id=released.run_id, attempt=released.attempt, digest=released.summary_digest
+                run_id=released.run_id,
+                attempt=released.attempt,
+                execution=released.execution,
+                digest=released.summary_digest,
+                statement=_statement(released.statement),
             )
+        case "release_logged":
+            return _release_logged(parsed.release_logged)
         case "inventory_reported":
             return plain.InventoryReported(tuple(_offered(d) for d in parsed.inventory_reported.datasets))
         case _:
             raise _violation("body")
+
+
+def _statement(envelope: types_pb2.Envelope) -> Signed | None:
+    return signed_of(envelope) if len(envelope.signatures) == 1 else None
 
 
 def _run_reported(report: wire.RunReported) -> plain.RunReported:
@@ -118,6 +140,17 @@ def _run_reported(report: wire.RunReported) -> plain.RunReported:
         state=state,
         reason=report.reason,
         incident=report.incident,
+    )
+
+
+def _release_logged(logged: wire.ReleaseLogged) -> plain.ReleaseLogged:
+    return plain.ReleaseLogged(
+        run_id=logged.run_id,
+        attempt=logged.attempt,
+        checkpoint=logged.checkpoint,
+        index=logged.index,
+        entry=logged.entry,
+        inclusion=tuple(logged.inclusion),
     )
 
 
@@ -141,11 +174,22 @@ def coordinator_frame(frame: plain.CoordinatorFrame) -> wire.CoordinatorFrame:
             return wire.CoordinatorFrame(command=command)
         case plain.EventAck(epoch, upto_seq):
             return wire.CoordinatorFrame(event_ack=wire.EventAck(epoch=epoch, upto_seq=upto_seq))
-        case plain.HeartbeatReply(monotonic_ms, wall):
-            reply = wire.HeartbeatReply(echo_monotonic_ms=monotonic_ms, wall=timestamp(wall))
-            return wire.CoordinatorFrame(heartbeat_reply=reply)
+        case plain.HeartbeatReply():
+            return wire.CoordinatorFrame(heartbeat_reply=_heartbeat_reply(frame))
         case plain.Fenced(by_epoch, reason):
             return wire.CoordinatorFrame(fenced=wire.Fenced(by_epoch=by_epoch, reason=reason))
+
+
+def _heartbeat_reply(reply: plain.HeartbeatReply) -> wire.HeartbeatReply:
+    return wire.HeartbeatReply(
+        echo_monotonic_ms=reply.monotonic_ms,
+        wall=timestamp(reply.wall),
+        log_checkpoint=reply.log.checkpoint,
+        log_consistency_from=reply.log.proven_from,
+        log_consistency=reply.log.proof,
+        witnessed_size=reply.log.witnessed_size,
+        cosignature=reply.log.cosignature,
+    )
 
 
 def _welcome(welcome: plain.Welcome) -> wire.Welcome:

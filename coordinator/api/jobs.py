@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from functools import partial
 
@@ -17,8 +17,10 @@ from coordinator.api.messages import timestamp
 from coordinator.api.pages import page_of, token_of
 from coordinator.domain.records import JobRecord, RunRecord
 from coordinator.services.desk import Desk
+from coordinator.services.evidence import LogEvidence, job_evidence, summary_content
 from coordinator.services.jobs import Asker, JobView, cancel_job, job_result, list_jobs, show, view_job, watch_job
 from coordinator.services.submission import submit_job
+from hansa.contract.limits import CHUNK_BYTES
 from hansa.v1 import job_service_pb2 as wire
 from hansa.v1 import job_service_pb2_grpc, types_pb2
 
@@ -26,9 +28,10 @@ from hansa.v1 import job_service_pb2_grpc, types_pb2
 class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     """Parse, one call, convert."""
 
-    def __init__(self, desk: Desk) -> None:
-        """Take what runs the transactions and tells of them."""
+    def __init__(self, desk: Desk, logs: LogEvidence) -> None:
+        """Take what runs the transactions and tells of them, and what the audit logs give of a job."""
         self._desk = desk
+        self._logs = logs
 
     async def SubmitJob(self, request: wire.SubmitJobRequest, context: Context) -> wire.SubmitJobResponse:
         """Store a signed job; the job's own id makes a repeat safe."""
@@ -72,6 +75,27 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         found = partial(job_result, job_id=request.job_id, asker=_asker(), turn=self._desk.turn())
         result = await self._desk.read(found)
         return wire.GetResultResponse(job=job_message(result.view), result=result.content)
+
+    async def GetEvidence(
+        self, request: wire.GetEvidenceRequest, context: Context
+    ) -> AsyncIterator[wire.GetEvidenceResponse]:
+        """Send the files that the result rests on, the summaries one after the other."""
+        gathered = partial(job_evidence, job_id=request.job_id, asker=_asker(), turn=self._desk.turn(), logs=self._logs)
+        evidence = await self._desk.read(gathered)
+        for name, content in evidence.files.items():
+            for message in _parts(name, content):
+                yield message
+        for name, run_id in evidence.summaries.items():
+            content = await self._desk.read(partial(summary_content, run_id=run_id))
+            for message in _parts(name, content):
+                yield message
+
+
+def _parts(name: str, content: bytes) -> Iterator[wire.GetEvidenceResponse]:
+    """Yield a file in chunks, the first with its name."""
+    for start in range(0, max(len(content), 1), CHUNK_BYTES):
+        chunk = content[start : start + CHUNK_BYTES]
+        yield wire.GetEvidenceResponse(name=name if start == 0 else "", chunk=chunk)
 
 
 def _asker() -> Asker:

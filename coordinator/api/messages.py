@@ -6,7 +6,7 @@ from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from coordinator.store.audit import AuditEntry
+from coordinator.store.audit import AuditEntry, AuditLeaf
 from coordinator.store.catalogue import Analysis, Dataset
 from coordinator.store.nodes import Node
 from coordinator.store.persons import Person
@@ -75,4 +75,11 @@ def audit_message(entry: AuditEntry) -> admin_service_pb2.AuditEntry:
     """Return an entry of the audit list."""
     return admin_service_pb2.AuditEntry(
         index=entry.index, at=timestamp(entry.at), actor=entry.actor, action=entry.action, subject=entry.subject
+    )
+
+
+def audit_leaf_message(leaf: AuditLeaf) -> admin_service_pb2.AuditLeaf:
+    """Return a leaf with its act; ``salt`` is empty once the act was erased."""
+    return admin_service_pb2.AuditLeaf(
+        index=leaf.index, body=leaf.body, entry=audit_message(leaf.entry), salt=leaf.salt or b""
     )

@@ -18,7 +18,7 @@ from coordinator.bootstrap import open_foundation, run_coordinator
 from coordinator.config import SERVER_CA_FILE, Config, load_config, make_config
 from coordinator.founding import Founding, check_free, found
 from coordinator.services.trust import federation_of
-from coordinator.store.audit import verify_log
+from coordinator.store.audit_check import verify_log
 from coordinator.store.database import Database
 from coordinator.store.schema import migrate as migrate_store
 from coordinator.trust_keys import ROOT_FILE, TRUST_FOLDER, read_keys

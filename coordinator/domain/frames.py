@@ -12,6 +12,7 @@ from datetime import datetime
 from hansa.contract.envelope import Signed
 from hansa.contract.outbox import Head
 from hansa.contract.states import RunState
+from hansa.contract.witnessing import NO_NEWS, LogNews
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,7 @@ class Heartbeat:
 
     epoch: int
     monotonic_ms: int
+    log: LogNews = NO_NEWS
 
 
 NodeFrame = Hello | HeadProof | Event | CommandAck | Heartbeat
@@ -79,11 +81,25 @@ class RunReported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SummaryReleased:
-    """The run's summary was released; its bytes come by upload."""
+    """The run's summary was released; its bytes come by upload. ``statement`` is None where there is no whole one."""
 
     run_id: str
     attempt: int
+    execution: int
     digest: bytes
+    statement: Signed | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseLogged:
+    """The release's entry stands in the node's log, by a checkpoint that we have cosigned."""
+
+    run_id: str
+    attempt: int
+    checkpoint: bytes
+    index: int
+    entry: bytes
+    inclusion: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +119,7 @@ class InventoryReported:
     datasets: tuple[Offered, ...]
 
 
-Effect = RunReported | SummaryReleased | InventoryReported
+Effect = RunReported | SummaryReleased | ReleaseLogged | InventoryReported
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +158,7 @@ class HeartbeatReply:
 
     monotonic_ms: int
     wall: datetime
+    log: LogNews = NO_NEWS
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,11 @@ class Contact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """One run. ``stored``: its released summary is here; ``empty``: without a figure."""
+    """One run.
+
+    ``statement`` is the digest of its release statement; ``stored``: that and
+    the summary are here; ``empty``: the summary is without a figure.
+    """
 
     run_id: str
     node: str
@@ -33,6 +37,7 @@ class RunRecord:
     incident: str = ""
     stored: bool = False
     empty: bool = False
+    statement: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

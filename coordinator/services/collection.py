@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
@@ -14,12 +15,15 @@ from coordinator.domain.evaluation import may_end_a_job
 from coordinator.services.combination import manifest_of
 from coordinator.services.desk import Changed, Desk, Turn
 from coordinator.services.evaluation import settle
+from coordinator.services.statements import set_apart
 from coordinator.store.jobs import Awaited, JobRepository
 from coordinator.store.summaries import NewSummary, SummaryRepository
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import is_run_id
-from hansa.contract.limits import CHUNK_BYTES, SUMMARY_BYTES
+from hansa.contract.job import parse_job
+from hansa.contract.limits import CHUNK_BYTES
 from hansa.contract.manifest import Manifest
+from hansa.contract.sealing import BUCKET_BYTES, OVERHEAD_BYTES, SEALED_BYTES, is_sealed_size
 from hansa.contract.summary import parse_summary
 
 _log = structlog.get_logger(__name__)
@@ -52,8 +56,8 @@ class Upload:
             raise HansaError(Reason.RUN_UNKNOWN)
         if len(announced.digest) != _SHA256_BYTES:
             raise HansaError(Reason.PROTOCOL_VIOLATION, field="digest")
-        if not 0 < announced.size <= SUMMARY_BYTES:
-            raise HansaError(Reason.SUMMARY_CORRUPT, f"A summary has at most {SUMMARY_BYTES} bytes.", field="size")
+        if not 0 < announced.size <= SEALED_BYTES:
+            raise HansaError(Reason.SUMMARY_CORRUPT, f"A summary has at most {SEALED_BYTES} bytes.", field="size")
         self.announced = announced
         self._content = bytearray()
 
@@ -91,16 +95,43 @@ async def collect(desk: Desk, upload: Upload) -> None:
             ``SUMMARY_CORRUPT``, not what was announced or not of the schema.
     """
     announced, content = upload.announced, upload.content()
-    manifest = await desk.read(lambda session: expected(session, announced))
-    if manifest is None:
+    turn = desk.turn()
+    try:
+        awaited = await desk.read(lambda session: expected(session, announced))
+    except HansaError as error:
+        if error.reason is Reason.SUMMARY_CONFLICT:
+            await desk.commit(partial(_set_apart, announced=announced, turn=turn))
+        raise
+    if awaited is None:
         return
     # A large summary takes a while to check; sessions must not wait for it.
-    summary = await asyncio.to_thread(_read, content, manifest, announced)
+    summary = await asyncio.to_thread(_read, content, awaited, announced)
     turn = desk.turn()
     await desk.commit(lambda session: _store(session, announced, summary, turn))
 
 
-def expected(session: Session, announced: Announced) -> Manifest | None:
+def _set_apart(session: Session, *, announced: Announced, turn: Turn) -> tuple[None, Changed]:
+    """Quarantine a node that uploads another summary than it has signed, announced or uploaded before."""
+    job_id, run = JobRepository(session).runs({announced.run_id})[announced.run_id]
+    set_apart(session, run, job_id, HansaError(Reason.SUMMARY_CONFLICT), turn)
+    return None, Changed()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an upload must conform to."""
+
+    manifest: Manifest
+    is_sealed: bool
+
+    @property
+    def most_bytes(self) -> int:
+        """How large it may be."""
+        most = self.manifest.limits.summary_bytes
+        return most + BUCKET_BYTES + OVERHEAD_BYTES if self.is_sealed else most
+
+
+def expected(session: Session, announced: Announced) -> Wanted | None:
     """Return what the run's summary must conform to; None if these bytes are stored.
 
     Raises:
@@ -110,10 +141,11 @@ def expected(session: Session, announced: Announced) -> Manifest | None:
     awaited = _awaited(session, announced)
     if awaited.stored is not None:
         return None
-    manifest = manifest_of(session, awaited.analysis_digest)
-    if announced.size > manifest.limits.summary_bytes:
+    is_sealed = parse_job(awaited.payload).recipient_key is not None
+    wanted = Wanted(manifest_of(session, awaited.analysis_digest), is_sealed)
+    if announced.size > wanted.most_bytes:
         raise HansaError(Reason.SUMMARY_CORRUPT, "The summary is larger than its manifest allows.", field="size")
-    return manifest
+    return wanted
 
 
 def _awaited(session: Session, announced: Announced) -> Awaited:
@@ -128,8 +160,13 @@ def _awaited(session: Session, announced: Announced) -> Awaited:
     return awaited
 
 
-def _read(content: bytes, manifest: Manifest, announced: Announced) -> NewSummary:
-    summary = parse_summary(content, manifest.summary, released_only=True)
+def _read(content: bytes, wanted: Wanted, announced: Announced) -> NewSummary:
+    if wanted.is_sealed:
+        # Whether it has figures, and what they are, only its reader will know.
+        if not is_sealed_size(len(content)):
+            raise HansaError(Reason.SUMMARY_CORRUPT, "This is not a sealed summary.", field="size")
+        return NewSummary(run_id=announced.run_id, digest=announced.digest, content=content, empty=False)
+    summary = parse_summary(content, wanted.manifest.summary, released_only=True)
     return NewSummary(
         run_id=announced.run_id,
         digest=announced.digest,

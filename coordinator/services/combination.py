@@ -1,4 +1,4 @@
-"""What an ended job's released summaries say together, stored once."""
+"""What an ended job's released summaries say together, stored once. Sealed ones are kept for their reader."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import structlog
 from sqlalchemy.orm import Session
 
 from coordinator.domain.records import JobRecord
-from coordinator.domain.result import CombinationError, result_bytes
 from coordinator.store.catalogue import AnalysisRepository
 from coordinator.store.jobs import JobRepository
 from coordinator.store.summaries import SummaryRepository
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.job import parse_job
 from hansa.contract.manifest import Manifest, parse_manifest
-from hansa.contract.states import JobState
+from hansa.contract.states import JobState, RunState
 from hansa.contract.summary import Summary, parse_summary
+from hansa.statistics.result import CombinationError, JobEnd, RunEnd, result_bytes
 
 _log = structlog.get_logger(__name__)
 
@@ -33,12 +33,28 @@ def combine(session: Session, job: JobRecord) -> tuple[JobState, bytes]:
         job: the job as it ends, in a terminal state.
     """
     spec = parse_job(JobRepository(session).envelope(job.job_id).payload)
+    end = job_end(job)
+    is_combined = job.state is JobState.COMPLETED and spec.recipient_key is None
     try:
-        parts = _parts(session, job) if job.state is JobState.COMPLETED else {}
-        return job.state, result_bytes(job, spec, parts)
+        return job.state, result_bytes(spec, end, _parts(session, job) if is_combined else {})
     except CombinationError as error:
         _log.error("combination_failed", job_id=job.job_id, cause=str(error))
-        return JobState.FAILED, result_bytes(replace(job, state=JobState.FAILED), spec, {})
+        return JobState.FAILED, result_bytes(spec, replace(end, state=JobState.FAILED), {})
+
+
+def job_end(job: JobRecord) -> JobEnd:
+    """Return how an ended job stands in its result: a statement counts with its summary."""
+    runs = tuple(
+        RunEnd(
+            node=run.node,
+            dataset=run.dataset,
+            state=run.state,
+            reason=run.reason,
+            statement=run.statement if run.stored and run.state is RunState.RELEASED else "",
+        )
+        for run in job.runs
+    )
+    return JobEnd(state=job.state, runs=runs)
 
 
 def _parts(session: Session, job: JobRecord) -> dict[str, Summary]:

@@ -91,7 +91,7 @@ def cancel_job(session: Session, job_id: str, asker: Asker, *, request_id: str, 
         HansaError: ``JOB_UNKNOWN``; ``PERMISSION_DENIED``, an operator does
             not cancel other people's jobs; ``JOB_ENDED``.
     """
-    job = _for(END_JOB, session, job_id, asker)
+    job = job_for(END_JOB, session, job_id, asker)
     jobs = JobRepository(session)
     if job.cancel_requested and (job.state not in JOB_TERMINAL or job.cancel_request_id == request_id):
         return show(job, turn), Changed()
@@ -111,7 +111,7 @@ def job_result(session: Session, job_id: str, asker: Asker, turn: Turn) -> JobRe
         HansaError: ``JOB_UNKNOWN``; ``PERMISSION_DENIED``, an operator does
             not read other people's results; ``JOB_NOT_ENDED``.
     """
-    job = _for(READ_RESULT, session, job_id, asker)
+    job = job_for(READ_RESULT, session, job_id, asker)
     content = JobRepository(session).result(job_id)
     if job.state not in JOB_TERMINAL or content is None:
         raise HansaError(Reason.JOB_NOT_ENDED)
@@ -156,7 +156,7 @@ def _visible(session: Session, job_id: str, asker: Asker) -> JobRecord:
     return job
 
 
-def _for(rule: Rule, session: Session, job_id: str, asker: Asker) -> JobRecord:
+def job_for(rule: Rule, session: Session, job_id: str, asker: Asker) -> JobRecord:
     """Return a job that ``rule`` lets the asker act on; who may not see it is not told that it is there."""
     job = _visible(session, job_id, asker)
     if not asker.may(rule, job.submitter):

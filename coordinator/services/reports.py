@@ -9,24 +9,28 @@ import structlog
 from sqlalchemy.orm import Session
 
 from coordinator.domain.evaluation import may_end_a_job
-from coordinator.domain.frames import Effect, Event, InventoryReported, RunReported, SummaryReleased
+from coordinator.domain.frames import Effect, Event, InventoryReported, ReleaseLogged, RunReported, SummaryReleased
 from coordinator.domain.membership import check_admitted
 from coordinator.domain.records import RunRecord
 from coordinator.domain.reports import check_inventory, run_change
 from coordinator.services.desk import Changed, Turn
 from coordinator.services.evaluation import settle_all
 from coordinator.services.nodes import quarantine_node
+from coordinator.services.statements import set_apart, take_statement
 from coordinator.store.catalogue import Dataset, DatasetRepository
 from coordinator.store.jobs import JobRepository
 from coordinator.store.outboxes import CommandRepository, EventRepository
 from coordinator.store.sessions import NodeStanding, SessionRepository
+from coordinator.store.witnesses import ReleaseProof, ReleaseProofRepository
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import NodeId
+from hansa.contract.log_evidence import MOST_ENTRY_BYTES
+from hansa.contract.merkle import leaf_hash, verify_inclusion
+from hansa.contract.notes import check_proof, parse_note
 from hansa.contract.outbox import Head, Verdict, judge
+from hansa.contract.states import RunState
 
 _log = structlog.get_logger(__name__)
-
-_SHA256_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,28 +127,34 @@ def _apply(session: Session, event: Event, progress: _Progress, turn: Turn) -> N
             quarantine_node(session, NodeId(progress.node), "the node's events have forked", turn.now)
             raise HansaError(Reason.NODE_QUARANTINED)
         case Verdict.APPLY:
-            _take(session, event.effect, progress)
+            _take(session, event.effect, progress, turn)
             progress.cursor = progress.cursor.after(event.body)
             progress.received.append((progress.cursor, event.body))
 
 
-def _take(session: Session, effect: Effect, progress: _Progress) -> None:
+def _take(session: Session, effect: Effect, progress: _Progress, turn: Turn) -> None:
     match effect:
         case InventoryReported(datasets):
             check_inventory(progress.node, datasets)
             offered = [Dataset(d.dataset_id, progress.node, d.build, d.snapshot) for d in datasets]
             DatasetRepository(session).replace(progress.node, offered)
         case RunReported():
-            _follow(effect, progress)
+            _follow(session, effect, progress, turn)
         case SummaryReleased():
-            _announce(session, effect, progress)
+            _announce(session, effect, progress, turn)
+        case ReleaseLogged():
+            _keep_proof(session, effect, progress)
 
 
-def _follow(report: RunReported, progress: _Progress) -> None:
+def _follow(session: Session, report: RunReported, progress: _Progress, turn: Turn) -> None:
     job_id, run = _run_of(report.run_id, progress)
     change = run_change(run, report)
     if change is None:
         return
+    if change.state is RunState.RELEASED and not run.statement:
+        fault = HansaError(Reason.STATEMENT_INVALID, "The node says released, and has signed nothing.")
+        set_apart(session, run, job_id, fault, turn)
+        raise fault
     after = replace(run, state=change.state, execution=change.execution, reason=change.reason, incident=change.incident)
     progress.runs[run.run_id] = (job_id, after)
     progress.changed.add(run.run_id)
@@ -153,13 +163,28 @@ def _follow(report: RunReported, progress: _Progress) -> None:
         progress.unsettled.add(job_id)
 
 
-def _announce(session: Session, released: SummaryReleased, progress: _Progress) -> None:
-    _, run = _run_of(released.run_id, progress)
-    if len(released.digest) != _SHA256_BYTES:
-        raise HansaError(Reason.PROTOCOL_VIOLATION, "The summary's digest is not one.")
-    if released.attempt == run.attempt and not JobRepository(session).announce_summary(run.run_id, released.digest):
-        # A node releases one summary per run; the first announcement stands.
-        _log.error("summary_announced_twice", run_id=run.run_id, node=run.node)
+def _announce(session: Session, released: SummaryReleased, progress: _Progress, turn: Turn) -> None:
+    job_id, run = _run_of(released.run_id, progress)
+    if released.attempt != run.attempt:
+        return
+    statement = take_statement(session, released, job_id, run, turn)
+    # The upload may have come before: asked again with the statement there.
+    known = JobRepository(session).runs({run.run_id})[run.run_id][1]
+    progress.runs[run.run_id] = (job_id, replace(run, statement=statement, stored=known.stored, empty=known.empty))
+    progress.told.add(job_id)
+
+
+def _keep_proof(session: Session, logged: ReleaseLogged, progress: _Progress) -> None:
+    """Keep a node's proof for the researcher, who verifies all of it; here, that it is one."""
+    _, run = _run_of(logged.run_id, progress)
+    check_proof(logged.inclusion)
+    at = parse_note(logged.checkpoint).checkpoint
+    whole = len(logged.entry) <= MOST_ENTRY_BYTES and logged.entry.isascii()
+    if not whole or not verify_inclusion(leaf_hash(logged.entry), logged.index, at.size, logged.inclusion, at.root):
+        raise HansaError(Reason.PROTOCOL_VIOLATION, "The proof of the release's entry is none.")
+    if logged.attempt == run.attempt:
+        proof = ReleaseProof(run.run_id, logged.checkpoint, logged.index, logged.entry, logged.inclusion)
+        ReleaseProofRepository(session).add(proof)
 
 
 def _run_of(run_id: str, progress: _Progress) -> tuple[str, RunRecord]:

@@ -30,12 +30,15 @@ from coordinator.domain.frames import (
     Welcome,
 )
 from coordinator.services.attachment import Standing, connect, disconnect, disconnect_all, greet
-from coordinator.services.desk import Desk
+from coordinator.services.desk import Changed, Desk
 from coordinator.services.reports import Batch, apply_batch
+from coordinator.services.witnessing import Heard, LogKeeper, exchange
 from coordinator.store.outboxes import CommandRepository
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import NodeId
 from hansa.contract.limits import COMMAND_WINDOW, EVENT_WINDOW, SESSION_SILENCE
+from hansa.contract.notes import parse_note
+from hansa.contract.witnessing import NO_NEWS, LogNews
 from hansa.runtime.supervisor import until_first_ends
 
 _log = structlog.get_logger(__name__)
@@ -55,9 +58,23 @@ class Patience:
 class Sessions:
     """All open sessions of this process, at most one per node that stands."""
 
-    def __init__(self, desk: Desk, nonce: Callable[[], bytes], patience: Patience | None = None) -> None:
-        """Take the desk, what makes a fresh nonce of 32 bytes, and how long to wait."""
+    def __init__(
+        self,
+        desk: Desk,
+        nonce: Callable[[], bytes],
+        patience: Patience | None = None,
+        keeper: LogKeeper | None = None,
+    ) -> None:
+        """Take what sessions work with.
+
+        Args:
+            desk: runs transactions.
+            nonce: makes a fresh nonce of 32 bytes.
+            patience: how long to wait.
+            keeper: of the audit log; without one, heartbeats say nothing of logs.
+        """
         self.desk = desk
+        self.keeper = keeper
         self.nonce = nonce
         self.patience = patience or Patience()
         self._open: dict[NodeId, set[NodeSession]] = {}
@@ -123,6 +140,8 @@ class NodeSession:
         self._fault: HansaError | None = None
         self._by_epoch = 0
         self._sent = self._acked = 0
+        # The size of our log that this session was told of last.
+        self._told = 0
         self._expiry: asyncio.TimerHandle | None = None
         self._consumer: asyncio.Task[Any] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -264,13 +283,27 @@ class NodeSession:
                 return False
             case Heartbeat():
                 self._under_epoch(frame.epoch)
-                await self._out.put(HeartbeatReply(frame.monotonic_ms, self._desk.clock()))
+                log = await self._exchange(frame.log)
+                await self._out.put(HeartbeatReply(frame.monotonic_ms, self._desk.clock(), log))
             case Event() | CommandAck():
                 self._under_epoch(frame.epoch)
                 await self._inbox.put(frame)
             case _:
                 raise HansaError(Reason.PROTOCOL_VIOLATION, "The session is attached already.")
         return True
+
+    async def _exchange(self, news: LogNews) -> LogNews:
+        keeper, turn = self._sessions.keeper, self._desk.turn()
+        if keeper is None:
+            return NO_NEWS
+        heard = Heard(self.node, self.epoch, news, self._told)
+        found = await self._desk.commit(lambda session: (exchange(session, keeper, heard, turn), Changed()))
+        if found.quarantined:
+            self._sessions.cut(self.node, Reason.NODE_QUARANTINED)
+            raise HansaError(Reason.NODE_QUARANTINED, log=found.quarantined)
+        if found.answer.checkpoint:
+            self._told = parse_note(found.answer.checkpoint).checkpoint.size
+        return found.answer
 
     def _under_epoch(self, epoch: int) -> None:
         if epoch != self.epoch:

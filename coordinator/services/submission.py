@@ -23,6 +23,7 @@ from hansa.contract.envelope import Signed
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import run_id
 from hansa.contract.job import JobSpec, check_quorum, check_window, parse_job
+from hansa.contract.log_evidence import SUBMITTED, logged_submission
 from hansa.contract.raw_keys import signing_key
 from hansa.contract.states import JobState, RunState
 
@@ -52,7 +53,11 @@ def submit_job(session: Session, *, signed: Signed, caller: str, turn: Turn) -> 
     jobs.add(NewJob(record=_record(spec, turn), envelope=signed, envelope_digest=envelope_digest))
     _offer(session, spec, signed, turn)
     AuditRepository(session).append(
-        at=turn.now, actor=caller, action="job_submitted", subject=f"{spec.job_id} {envelope_digest}"
+        at=turn.now,
+        actor=caller,
+        action=SUBMITTED,
+        subject=f"{spec.job_id} {envelope_digest}",
+        facts=logged_submission(spec.job_id, digest(signed.payload)),
     )
     _log.info("job_submitted", job_id=spec.job_id, submitter=caller, nodes=list(spec.nodes))
     changed = Changed(frozenset({spec.job_id}), frozenset(spec.nodes), spec.not_after)

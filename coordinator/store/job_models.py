@@ -1,4 +1,4 @@
-"""Rows of jobs, their runs and summaries, and of the two outboxes per node.
+"""Rows of jobs, their runs, summaries and release statements, and of the two outboxes per node.
 
 The classes declare the tables; the repositories read and write the tables
 themselves. A row object per row costs six times as much, and these tables are
@@ -116,9 +116,24 @@ class SummaryRow(Base):
     stored_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
+class StatementRow(Base):
+    """The release statement of a run as its node signed it: stored once, never replaced."""
+
+    __tablename__ = "statements"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.run_id"), primary_key=True)
+    # Of the signed payload.
+    digest: Mapped[str] = mapped_column(String(71))
+    # SHA-256 of what left.
+    subject: Mapped[bytes] = mapped_column(LargeBinary)
+    envelope: Mapped[bytes] = mapped_column(LargeBinary)
+    stored_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
 JOBS: Final = cast("Table", JobRow.__table__)
 RUNS: Final = cast("Table", RunRow.__table__)
 COMMANDS: Final = cast("Table", CommandRow.__table__)
 EVENTS: Final = cast("Table", EventRow.__table__)
 SUMMARIES: Final = cast("Table", SummaryRow.__table__)
+STATEMENTS: Final = cast("Table", StatementRow.__table__)
 NODES: Final = cast("Table", NodeRow.__table__)

@@ -11,7 +11,7 @@ from sqlalchemy import Row, bindparam, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from coordinator.domain.records import Contact, JobRecord, RunRecord
-from coordinator.store.job_models import JOBS, NODES, RUNS, SUMMARIES
+from coordinator.store.job_models import JOBS, NODES, RUNS, STATEMENTS, SUMMARIES
 from hansa.contract.envelope import Signed
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.states import JOB_TERMINAL, RUN_TERMINAL, JobState, RunState
@@ -52,7 +52,12 @@ _RUN: Final = select(
     NODES.c.connected,
     NODES.c.since,
     SUMMARIES.c.empty,
-).select_from(RUNS.join(NODES, NODES.c.node == RUNS.c.node).outerjoin(SUMMARIES, SUMMARIES.c.run_id == RUNS.c.run_id))
+    STATEMENTS.c.digest.label("statement"),
+).select_from(
+    RUNS.join(NODES, NODES.c.node == RUNS.c.node)
+    .outerjoin(SUMMARIES, SUMMARIES.c.run_id == RUNS.c.run_id)
+    .outerjoin(STATEMENTS, STATEMENTS.c.run_id == RUNS.c.run_id)
+)
 _RUNS_OF_JOBS: Final = _RUN.where(RUNS.c.job_id.in_(bindparam("job_ids", expanding=True))).order_by(RUNS.c.position)
 _RUNS_BY_ID: Final = _RUN.where(RUNS.c.run_id.in_(bindparam("run_ids", expanding=True)))
 _UPLOAD: Final = (
@@ -64,6 +69,7 @@ _UPLOAD: Final = (
         RUNS.c.released_digest,
         SUMMARIES.c.digest.label("stored"),
         JOBS.c.analysis_digest,
+        JOBS.c.payload,
     )
     .select_from(
         RUNS.join(JOBS, JOBS.c.job_id == RUNS.c.job_id).outerjoin(SUMMARIES, SUMMARIES.c.run_id == RUNS.c.run_id)
@@ -95,7 +101,7 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Awaited:
-    """What is known of a run whose summary is being uploaded.
+    """What is known of a run whose summary is being uploaded; ``payload`` is its job as signed.
 
     ``announced`` is empty before the node has announced a digest; ``stored``
     is None before a summary is there.
@@ -108,6 +114,7 @@ class Awaited:
     announced: bytes
     stored: bytes | None
     analysis_digest: str
+    payload: bytes
 
 
 class JobRepository:
@@ -218,6 +225,7 @@ class JobRepository:
             announced=row.released_digest,
             stored=row.stored,
             analysis_digest=row.analysis_digest,
+            payload=row.payload,
         )
 
     def open_jobs_of(self, nodes: Iterable[str]) -> list[str]:
@@ -320,8 +328,9 @@ def _run_record(row: Row[Any]) -> RunRecord:
         execution=row.execution,
         reason=row.reason,
         incident=row.incident,
-        stored=row.empty is not None,
+        stored=row.empty is not None and row.statement is not None,
         empty=bool(row.empty),
+        statement=row.statement or "",
     )
 
 

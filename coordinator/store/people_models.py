@@ -143,7 +143,8 @@ class AuditLeafRow(Base):
     """An act as the tree has it, under its index in ``audit``: leaf ``index - 1``.
 
     ``body`` is what is hashed; of actor and subject it holds keyed hashes.
-    Without ``salt`` nobody finds the words from those.
+    Without ``salt`` nobody finds the words from those. ``job`` repeats the
+    fact of that name, to find a job's entries by.
     """
 
     __tablename__ = "audit_leaves"
@@ -152,6 +153,7 @@ class AuditLeafRow(Base):
     salt: Mapped[bytes | None] = mapped_column(LargeBinary)
     body: Mapped[bytes] = mapped_column(LargeBinary)
     leaf_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    job: Mapped[str | None] = mapped_column(String(36), index=True)
 
 
 class AuditNodeRow(Base):

@@ -9,11 +9,17 @@ from typing import Final
 from sqlalchemy import bindparam, insert, select
 from sqlalchemy.orm import Session
 
-from coordinator.store.job_models import RUNS, SUMMARIES
+from coordinator.store.job_models import RUNS, STATEMENTS, SUMMARIES
 
 _CONTENTS: Final = (
     select(RUNS.c.node, SUMMARIES.c.content)
-    .select_from(RUNS.join(SUMMARIES, SUMMARIES.c.run_id == RUNS.c.run_id))
+    .select_from(
+        RUNS.join(SUMMARIES, SUMMARIES.c.run_id == RUNS.c.run_id).join(
+            # Without a signed statement of just these bytes, a summary is nothing.
+            STATEMENTS,
+            (STATEMENTS.c.run_id == RUNS.c.run_id) & (STATEMENTS.c.subject == SUMMARIES.c.digest),
+        )
+    )
     .where(RUNS.c.job_id == bindparam("job_id"), RUNS.c.state == "RELEASED")
     .order_by(RUNS.c.position)
 )
@@ -21,7 +27,7 @@ _CONTENTS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSummary:
-    """A summary that was read and found to be what was announced."""
+    """A summary that was found to be what was announced. ``empty``: read, and without a figure."""
 
     run_id: str
     digest: bytes
@@ -51,3 +57,8 @@ class SummaryRepository:
         """Return the stored summaries of a job's released runs, by node."""
         rows = self._connection.execute(_CONTENTS, {"job_id": job_id})
         return {row.node: row.content for row in rows}
+
+    def content(self, run_id: str) -> bytes | None:
+        """Return the stored summary of one run, as it came."""
+        found: bytes | None = self._connection.scalar(select(SUMMARIES.c.content).where(SUMMARIES.c.run_id == run_id))
+        return found

@@ -9,26 +9,21 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from deploy.local.layout import (
-    FEDERATION,
-    OPERATOR,
-    REPOSITORY,
-    RESEARCHER,
-    Layout,
-    LocalFederationError,
-    NodeLayout,
-)
+from deploy.local.cast import LOG, OPERATOR, RESEARCHER, SECOND_OPERATOR, SNAPSHOT, TIMESTAMP, holder_of
+from deploy.local.layout import FEDERATION, PROFILED, REPOSITORY, Layout, LocalFederationError, NodeLayout
 
 BIN: Final = REPOSITORY / ".venv" / "bin"
 ANALYSIS_FOLDER: Final = REPOSITORY / "node_agent" / "analyses" / "allele_frequency"
 ANALYSIS: Final = "allele-frequency@1.0"
 
 _COMMAND_SECONDS: Final = 300
+_APPROVED: Final = timedelta(days=180)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,41 +67,32 @@ def call(program: str, *arguments: str, env: Mapping[str, str] | None = None) ->
 
 
 class People:
-    """What the operator and the researcher do, with `hansa`."""
+    """What operators and the researcher do, with `hansa`."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
 
-    def create_keys(self) -> None:
-        """Make both people's keys."""
-        self._layout.keys.mkdir(mode=0o700)
-        for person in (OPERATOR, RESEARCHER):
-            call("hansa", "key", "create", str(self._layout.key(person)))
-
     def write_profiles(self) -> None:
-        """Write both people's profiles, as the coordinator's command gives them."""
-        for person in (OPERATOR, RESEARCHER):
+        """Write the profiles of who calls the coordinator, as its own command gives them."""
+        for person in PROFILED:
             key = str(self._layout.key(person))
             state = str(self._layout.coordinator_state)
             text = call("hansa-coordinator", "profile", state, "--person", person, "--key", key)
             self._layout.profile(person).write_text(text)
 
-    def add_researcher(self) -> None:
-        """Register the researcher."""
-        public = f"{self._layout.key(RESEARCHER)}.pub"
-        self._admin("person", "add", RESEARCHER, "--role", "researcher", "--key", public)
-
-    def publish_analysis(self) -> None:
-        """Publish the analysis that Hansa ships."""
-        self._admin("analysis", "publish", str(ANALYSIS_FOLDER))
-
     def invite(self, node: str) -> str:
-        """Return an invitation token for a node."""
-        return str(self._admin("node", "invite", node)["token"])
+        """Return an invitation token for a node, which two operators have to ask for."""
+        words = ("admin", "node", "invite", node)
+        try:
+            self._hansa(*words)
+        except CommandError as error:
+            if "PENDING_SECOND" not in str(error):
+                raise
+        return str(self._hansa(*words, person=SECOND_OPERATOR)["token"])
 
     def confirm(self, node: str, fingerprint: str) -> None:
         """Confirm a node whose key has this fingerprint."""
-        self._admin("node", "confirm", node, "--fingerprint", fingerprint)
+        self._hansa("admin", "node", "confirm", node, "--fingerprint", fingerprint)
 
     def nodes(self) -> list[dict[str, Any]]:
         """Return what `hansa nodes list` says."""
@@ -116,11 +102,8 @@ class People:
         """Return what `hansa datasets list` says."""
         return list(self._hansa("datasets", "list")["datasets"])
 
-    def _admin(self, *arguments: str) -> dict[str, Any]:
-        return self._hansa("admin", *arguments)
-
-    def _hansa(self, *arguments: str) -> dict[str, Any]:
-        profile = {"HANSA_PROFILE": str(self._layout.profile(OPERATOR))}
+    def _hansa(self, *arguments: str, person: str = OPERATOR) -> dict[str, Any]:
+        profile = {"HANSA_PROFILE": str(self._layout.profile(person))}
         answer: dict[str, Any] = json.loads(call("hansa", *arguments, "--output", "json", env=profile))
         return answer
 
@@ -145,9 +128,22 @@ class NodeOperator:
         self.call("policy", "set", "release", "auto")
 
     def enrol(self, token: str) -> str:
-        """Make the node's key, fetch its certificate, and return the key's fingerprint."""
+        """Make the node's keys, fetch its certificate, write its card; return the TLS key's fingerprint."""
         answer = json.loads(self.call("enrol", token, "--output", "json"))
+        self._node.card.write_text(self.call("card", "--output", "json"))
         return str(answer["key_fingerprint"])
+
+    def pin_holder(self, key: Path) -> None:
+        """Pin the key of the node's data holder in its policy."""
+        self.call("policy", "allow", "data-holder", holder_of(self._node.name), "--key", str(key))
+
+    def approve(self, datasets: Sequence[str], *, project: str, key: Path) -> None:
+        """Give the data holder's standing approval to the one analysis for the one project."""
+        person = ["--person", holder_of(self._node.name), "--key", str(key)]
+        scope = [word for dataset in datasets for word in ("--dataset", dataset)]
+        until = (datetime.now(UTC) + _APPROVED).date().isoformat()
+        what = ["--project", project, "--analysis", ANALYSIS, "--until", until]
+        self.call("approval", "add", *person, *what, *scope)
 
     def add_dataset(self, dataset: Dataset) -> None:
         """Take a VCF in as a dataset."""
@@ -157,13 +153,20 @@ class NodeOperator:
         """Return how the agent stands; an error while it does not run."""
         return self.call("status")
 
+    def trusted(self) -> bool:
+        """Say whether the node has found itself, with its own keys, in the directory in force."""
+        try:
+            return bool(json.loads(self.call("status", "--output", "json"))["trust"]["listed"])
+        except CommandError:
+            return False
+
     def call(self, *arguments: str) -> str:
         """Run `hansa-node` for this node and return what it printed."""
         return call("hansa-node", "--profile", str(self._node.profile), *arguments)
 
 
 def init_coordinator(layout: Layout, ports: tuple[int, int, int]) -> None:
-    """Make the coordinator's state, with our operator as its first person."""
+    """Make the coordinator's state on the signed trust repository."""
     people, enrolment, node = (str(port) for port in ports)
     call(
         "hansa-coordinator",
@@ -171,10 +174,14 @@ def init_coordinator(layout: Layout, ports: tuple[int, int, int]) -> None:
         str(layout.coordinator_state),
         "--federation",
         FEDERATION,
-        "--operator",
-        OPERATOR,
-        "--operator-key",
-        f"{layout.key(OPERATOR)}.pub",
+        "--trust",
+        str(layout.repository),
+        "--snapshot-key",
+        str(layout.key(SNAPSHOT)),
+        "--timestamp-key",
+        str(layout.key(TIMESTAMP)),
+        "--log-key",
+        str(layout.key(LOG)),
         "--people-port",
         people,
         "--enrolment-port",

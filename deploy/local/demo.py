@@ -16,10 +16,11 @@ import time
 from pathlib import Path
 from typing import Final
 
+from deploy.local.cast import RESEARCHER
 from deploy.local.commands import BIN, environment
 from deploy.local.demo_data import DATASET, DemoDataError
 from deploy.local.federation import DEFAULT_NODES, Wish, down, up
-from deploy.local.layout import REPOSITORY, RESEARCHER, Layout, LocalFederationError
+from deploy.local.layout import REPOSITORY, Layout, LocalFederationError
 
 VARIANT: Final = "rs12913832"
 _FOLDER: Final = REPOSITORY / ".cache" / "demo"

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from deploy.local import demo_data
+from deploy.local.cast import OPERATOR, holder_of
+from deploy.local.ceremony import PROJECT, Ceremony
 from deploy.local.commands import (
     CommandError,
     Dataset,
@@ -93,24 +95,26 @@ def _keep_only_logs(layout: Layout) -> None:
 
 
 def _set_up(layout: Layout, names: Sequence[str], datasets: Mapping[str, Sequence[Dataset]], say: Say) -> None:
-    people = People(layout)
+    people, ceremony = People(layout), Ceremony(layout)
     with ThreadPoolExecutor(max_workers=len(names)) as pool:
         say(f"Making the nodes {', '.join(names)}: each has its own state, policy, broker and worker.")
         made = [pool.submit(NodeOperator(layout.node(name)).make) for name in names]
-        say("Making the keys of two people: the federation's operator, and a researcher.")
-        people.create_keys()
+        say("The key ceremony: two of three national operators sign who belongs to the federation and what may run.")
+        ceremony.create_keys(names)
+        ceremony.found(names, [f"{node}/{item.name}" for node, found in datasets.items() for item in found])
         say("Starting the coordinator. It will see questions and released counts, never a genotype.")
         init_coordinator(layout, free_ports())
         people.write_profiles()
         _start_coordinator(layout, people)
         for job in made:
             job.result()
-        say("Enrolling the nodes: each makes its own key, dials out to the coordinator, and takes its own data in.")
+        say("Enrolling the nodes: each makes its own keys, dials out to the coordinator, and takes its own data in.")
         joined = [pool.submit(_join, layout.node(name), people, datasets[name]) for name in names]
-        people.add_researcher()
-        people.publish_analysis()
         for job in joined:
             job.result()
+    say("The national operators sign the nodes' keys into the directory; each data holder approves the analysis.")
+    ceremony.add_nodes(names)
+    ceremony.publish(str(layout.profile(OPERATOR)))
     _wait_for_federation(layout, people, names, {item.name for found in datasets.values() for item in found})
     layout.write_env()
     layout.write_record(names)
@@ -128,6 +132,11 @@ def _join(node: NodeLayout, people: People, datasets: Sequence[Dataset]) -> None
     _start_node(node)
     for dataset in datasets:
         operator.add_dataset(dataset)
+    keys = Layout(node.folder.parents[1])
+    holder = holder_of(node.name)
+    operator.pin_holder(keys.public_key(holder))
+    if datasets:
+        operator.approve([item.name for item in datasets], project=PROJECT, key=keys.key(holder))
 
 
 def _start_node(node: NodeLayout) -> None:
@@ -162,7 +171,10 @@ def _start_again(layout: Layout, wish: Wish, say: Say) -> None:
 def _wait_for_federation(layout: Layout, people: People, names: Sequence[str], datasets: set[str]) -> None:
     def complete() -> bool:
         connected = {node["node"] for node in people.nodes() if node["connected"]}
-        return connected >= set(names) and {item["dataset"] for item in people.datasets()} >= datasets
+        known = {item["dataset"] for item in people.datasets()}
+        return (
+            connected >= set(names) and known >= datasets and all(NodeOperator(layout.node(n)).trusted() for n in names)
+        )
 
     if not wait_until(complete, _READY_SECONDS, _POLL_SECONDS):
         logs = f"{layout.root}/nodes/*/agent.log"

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from deploy.local.cast import AUDITOR, OPERATOR, RESEARCHER, SECOND_OPERATOR, folder_of
 from deploy.local.processes import Daemon
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 NODE_ID: Final = re.compile(r"[A-Z0-9][A-Z0-9-]{0,31}")
 
 FEDERATION: Final = "demo.hansa.local"
-OPERATOR, RESEARCHER = "operator", "researcher"
+# Who calls the coordinator.
+PROFILED: Final = (OPERATOR, SECOND_OPERATOR, RESEARCHER, AUDITOR)
 
 
 class LocalFederationError(Exception):
@@ -39,6 +41,11 @@ class NodeLayout:
     def profile(self) -> Path:
         """What the node's operator passes to `hansa-node --profile`."""
         return self.folder / "profile.toml"
+
+    @property
+    def card(self) -> Path:
+        """The node's public keys, as its operator hands them to the federation."""
+        return self.folder / "card.json"
 
     @property
     def agent(self) -> Daemon:
@@ -79,8 +86,18 @@ class Layout:
 
     @property
     def keys(self) -> Path:
-        """The people's keys."""
+        """The keys, a folder for each role."""
         return self.root / "keys"
+
+    @property
+    def repository(self) -> Path:
+        """The working folder of the trust repository, with the off-line roles' metadata."""
+        return self.root / "trust-repository"
+
+    @property
+    def bundle(self) -> Path:
+        """The analysis bundle that was built and reviewed."""
+        return self.root / "bundle"
 
     @property
     def env(self) -> Path:
@@ -90,12 +107,22 @@ class Layout:
     @property
     def owned(self) -> tuple[Path, ...]:
         """Everything that a set-up makes below ``root``, but the logs."""
-        files = (self.record, self.env, self.profile(OPERATOR), self.profile(RESEARCHER))
-        return (*files, self.coordinator_state, self.keys, self.root / "nodes")
+        profiles = (self.profile(name) for name in PROFILED)
+        folders = (self.coordinator_state, self.keys, self.repository, self.bundle, self.root / "nodes")
+        return (self.record, self.env, *profiles, *folders)
 
     def key(self, person: str) -> Path:
         """Return where a person's private key lies."""
-        return self.keys / f"{person}.key"
+        return self.keys / folder_of(person) / f"{person}.key"
+
+    def public_key(self, person: str) -> Path:
+        """Return where a person's public key lies."""
+        key = self.key(person)
+        return key.with_name(f"{key.name}.pub")
+
+    def recipient_key(self, person: str) -> Path:
+        """Return where the private key lies that summaries may be sealed to."""
+        return self.keys / folder_of(person) / f"{person}.recipient.key"
 
     def profile(self, person: str) -> Path:
         """Return a person's profile."""

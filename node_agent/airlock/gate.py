@@ -1,15 +1,15 @@
 """From what a run wrote to what may leave: parse, check, decide.
 
 ``judge`` is pure and says what the disclosure rules make of a summary;
-``admit`` stores its verdict. A person's decision (``decide``) and the
-machine's go the same way: decision, audit entry, event and state in one
-transaction, before the first byte is sent.
+``admit`` stores its verdict. The decision of people (``decide``) and the
+machine's go the same way: audit leaf, signed statement, event and state in
+one transaction, before the first byte is sent.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -17,18 +17,26 @@ from typing import Any, Final
 import structlog
 from sqlalchemy.orm import Session
 
+from hansa.contract.decision import parse_decision
+from hansa.contract.envelope import Signed, to_json
 from hansa.contract.errors import HansaError, Reason, RunReason
+from hansa.contract.job import parse_job
+from hansa.contract.release import ReleaseClass, people_needed, stricter
+from hansa.contract.statement import Decider as Signatory
+from hansa.contract.statement import LogPlace
 from hansa.contract.states import RunEvent, RunState
 from hansa.contract.summary import parse_summary, summary_bytes
 from hansa.runtime.clock import Clock
-from node_agent.audit.entries import Decider, Judgement, summary_released, summary_withheld
+from node_agent.airlock.decisions import decisions_on, store_decision, verified_decision
+from node_agent.airlock.statements import BY_RULES, Notary, Outgoing, leaving
+from node_agent.audit.entries import Decider, Judgement, release_decided, summary_released, summary_withheld
 from node_agent.audit.log import append
 from node_agent.catalogue import InstalledAnalysis
 from node_agent.disclosure.allele_counts import Asked, Cleared, CountRules, clear_allele_counts
 from node_agent.policy.policy import Policy
 from node_agent.reporting import Bells, Reporter, advance
 from node_agent.store.database import Database
-from node_agent.store.models import RunRow, SummaryRow
+from node_agent.store.models import AuditLeafRow, ReleaseDecisionRow, RunRow, SummaryRow
 from node_agent.store.outbox import append_event
 
 _log = structlog.get_logger(__name__)
@@ -38,18 +46,24 @@ WITHHOLD: Final = "WITHHOLD"
 _MACHINE: Final = "disclosure-rules"
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """Who decided what on a summary, and why. ``decision`` is RELEASE or WITHHOLD."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What becomes of a summary: ``by`` and ``why`` are for the audit log, ``deciders`` for the statement."""
 
     decision: str
     by: str
     why: str
-    decider: Decider = Decider.PERSON
+    decider: Decider
+    deciders: tuple[Signatory, ...]
 
     def judgement(self) -> Judgement:
         """Return the decision as the audit log has it."""
         return Judgement(self.decider, self.by, self.why)
+
+
+_BY_RULES: Final = Choice(
+    decision=RELEASE, by=_MACHINE, why="release class auto", decider=Decider.RULES, deciders=(BY_RULES,)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +85,7 @@ class Gate:
     analyses: Mapping[str, InstalledAnalysis]
     policy: Callable[[], Policy]
     reporter: Reporter
+    notary: Notary
 
     def judge(self, run: RunRow, collected: bytes, cohort: Mapping[str, int]) -> Verdict:
         """Return what may leave of the summary that a run wrote. Pure.
@@ -110,57 +125,116 @@ class Gate:
             append(session, summary_withheld(run, None, judgement), now)
             self._end(session, run, RunEvent.WITHHOLD, RunReason.WITHHELD, now)
             return
-        row = SummaryRow(
-            run_id=run.run_id,
-            attempt=run.attempt,
-            execution=run.execution,
-            summary=verdict.summary,
-            digest=hashlib.sha256(verdict.summary).digest(),
-            checks=list(verdict.checks),
-            created_at=now,
-            decision="",
-            decided_by="",
-            decision_reason="",
-            decided_at=None,
-            uploaded_at=None,
-        )
+        spec = parse_job(run.payload)
+        release_class = stricter(spec.release_class, self._policy_class())
+        row = _waiting(run, verdict.summary, verdict.checks, release_class, now)
         session.add(row)
-        if self.policy().release.mode == "auto":
-            self._release(session, run, row, Decision(RELEASE, _MACHINE, "release mode auto", Decider.RULES), now)
-        else:
+        session.flush()
+        if people_needed(release_class):
             advance(session, run, RunEvent.ASK_RELEASE, reporter=self.reporter, now=now)
+        else:
+            self._release(session, run, row, _BY_RULES, now)
 
-    def decide(self, session: Session, run_id: str, choice: Decision, now: datetime) -> RunRow:
-        """Carry out a person's decision on a waiting summary; return the run.
+    def _policy_class(self) -> ReleaseClass:
+        return ReleaseClass(self.policy().release.mode)
+
+    def decide(self, session: Session, run_id: str, signed: Signed, now: datetime) -> RunRow:
+        """Take an output checker's signed decision on a waiting summary; return the run.
+
+        One WITHHOLD keeps the summary here for good; it leaves once as many
+        different people as its class asks have said RELEASE. The same decision
+        again changes nothing.
 
         Raises:
-            HansaError: ``RUN_UNKNOWN``, or ``RELEASE_CONFLICT``: the run does
-                not wait for a decision.
+            HansaError: ``RUN_UNKNOWN``; ``RELEASE_CONFLICT``, the run does not
+                wait for a decision, or the person has decided otherwise;
+                whatever ``verified_decision`` refuses.
         """
         run, row = session.get(RunRow, run_id), session.get(SummaryRow, run_id)
         if run is None:
             raise HansaError(Reason.RUN_UNKNOWN)
         if row is None or run.state != RunState.AWAITING_RELEASE:
             raise HansaError(Reason.RELEASE_CONFLICT)
-        if choice.decision == RELEASE:
-            self._release(session, run, row, choice, now)
-        else:
-            _record(row, choice, now)
-            append(session, summary_withheld(run, row.digest, choice.judgement()), now)
-            self._end(session, run, RunEvent.WITHHOLD, RunReason.WITHHELD, now)
+        directory = self.notary.view().directory
+        decision = verified_decision(signed, directory, node=self.notary.node, run=run, row=row)
+        before = len(decisions_on(session, run_id))
+        stored = store_decision(session, decision, signed, now)
+        said = decisions_on(session, run_id)
+        if len(said) > before:
+            append(session, release_decided(run, decision, stored.digest), now)
+        if decision.decision == WITHHOLD:
+            self._withhold(session, run, row, _by_people([stored], decision.reason), now)
+            return run
+        # The policy may have become stricter since; never less strict.
+        needed = people_needed(stricter(ReleaseClass(row.release_class), self._policy_class()))
+        if len(said) >= needed:
+            self._release(session, run, row, _by_people(said, decision.reason), now)
         return run
 
-    def _release(self, session: Session, run: RunRow, row: SummaryRow, choice: Decision, now: datetime) -> None:
+    def _release(self, session: Session, run: RunRow, row: SummaryRow, choice: Choice, now: datetime) -> None:
+        """Make the leaf, the statement and the event; whatever of these fails, the transaction is undone."""
         _record(row, choice, now)
-        append(session, summary_released(run, row.digest, choice.judgement()), now)
-        append_event(session, self.reporter.released(run, row.digest, len(row.summary), now), now)
+        spec = parse_job(run.payload)
+        content = leaving(spec, run.payload, row)
+        index = append(session, summary_released(run, hashlib.sha256(content).digest(), choice.judgement()), now)
+        place = LogPlace(index=index, leaf_hash=session.get_one(AuditLeafRow, index).leaf_hash.hex())
+        outgoing = Outgoing(
+            payload=run.payload,
+            spec=spec,
+            run=run,
+            content=content,
+            checks=row.checks,
+            release_class=stricter(ReleaseClass(row.release_class), self._policy_class()),
+            deciders=choice.deciders,
+            log=place,
+        )
+        statement = self.notary.sign(session, outgoing, now)
+        row.outgoing, row.statement = content, to_json(statement)
+        append_event(session, self.reporter.released(run, content, statement, now), now)
         advance(session, run, RunEvent.RELEASE, reporter=self.reporter, now=now)
+
+    def _withhold(self, session: Session, run: RunRow, row: SummaryRow, choice: Choice, now: datetime) -> None:
+        _record(row, choice, now)
+        append(session, summary_withheld(run, row.digest, choice.judgement()), now)
+        self._end(session, run, RunEvent.WITHHOLD, RunReason.WITHHELD, now)
 
     def _end(self, session: Session, run: RunRow, event: RunEvent, reason: RunReason, now: datetime) -> None:
         advance(session, run, event, reporter=self.reporter, now=now, reason=reason)
 
 
-def _record(row: SummaryRow, choice: Decision, now: datetime) -> None:
+def _waiting(
+    run: RunRow, summary: bytes, checks: Sequence[dict[str, Any]], release_class: ReleaseClass, now: datetime
+) -> SummaryRow:
+    return SummaryRow(
+        run_id=run.run_id,
+        attempt=run.attempt,
+        execution=run.execution,
+        summary=summary,
+        digest=hashlib.sha256(summary).digest(),
+        checks=list(checks),
+        created_at=now,
+        decision="",
+        decided_by="",
+        decision_reason="",
+        decided_at=None,
+        uploaded_at=None,
+        release_class=release_class.value,
+        outgoing=None,
+        statement=None,
+    )
+
+
+def _by_people(said: Sequence[ReleaseDecisionRow], why: str) -> Choice:
+    return Choice(
+        decision=said[0].decision,
+        by=", ".join(row.checker for row in said),
+        why=why,
+        decider=Decider.PERSON,
+        deciders=tuple(Signatory(by=row.checker, decision=row.digest) for row in said),
+    )
+
+
+def _record(row: SummaryRow, choice: Choice, now: datetime) -> None:
     row.decision, row.decided_by, row.decision_reason, row.decided_at = choice.decision, choice.by, choice.why, now
 
 
@@ -173,15 +247,21 @@ class Airlock:
     bells: Bells
     clock: Clock
 
-    async def decide(self, run_id: str, choice: Decision) -> RunRow:
-        """Release or withhold a waiting summary.
+    async def decide(self, run_id: str, decision: str, signed: Signed) -> RunRow:
+        """Take a signed decision on a waiting summary.
 
         Raises:
-            HansaError: as ``Gate.decide``; ``PARAMETER_MISSING`` without a reason.
+            HansaError: as ``Gate.decide``; ``DECISION_INVALID``, the signed
+                decision is not the ``decision`` that was called for, or has
+                no reason.
         """
-        if not choice.why.strip():
-            raise HansaError(Reason.PARAMETER_MISSING, "A decision needs a reason.", field="reason")
+        made = parse_decision(signed.payload)
+        if not made.reason.strip():
+            raise HansaError(Reason.DECISION_INVALID, "A decision needs a reason.", field="reason")
+        if made.decision != decision:
+            raise HansaError(Reason.DECISION_INVALID, f"The signed decision is not {decision}.", field="decision")
         now = self.clock()
-        run = await self.database.run(lambda session: self.gate.decide(session, run_id, choice, now))
+        run = await self.database.run(lambda session: self.gate.decide(session, run_id, signed, now))
+        _log.info("release_decided", run_id=run_id, decision=decision, state=run.state)
         self.bells.ring()
         return run

@@ -6,13 +6,17 @@ import hashlib
 from dataclasses import dataclass
 from typing import final
 
+from hansa.contract.envelope import from_json
+from hansa.contract.errors import HansaError
+from hansa.contract.receipt import subject_digest
+from hansa.contract.statement import parse_statement
 from node_agent.store.models import SummaryRow
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class ReleasedSummary:
-    """The bytes that leave, with the decision that lets them.
+    """The bytes that leave, with the decision that lets them and a signed statement of just these.
 
     Made by ``released_summary`` alone; the upload takes no other type.
     """
@@ -25,7 +29,7 @@ class ReleasedSummary:
 
 
 class NotReleasedError(Exception):
-    """The row holds no decision to release, or not of these bytes."""
+    """The row holds no decision to release, or no statement of these bytes."""
 
 
 def released_summary(row: SummaryRow) -> ReleasedSummary:
@@ -33,8 +37,17 @@ def released_summary(row: SummaryRow) -> ReleasedSummary:
 
     Raises:
         NotReleasedError: nobody has decided to release it, or the bytes are
-            not those that the decision was about.
+            not those that the signed statement speaks of.
     """
-    if row.decision != "RELEASE" or hashlib.sha256(row.summary).digest() != row.digest:
+    if row.decision != "RELEASE" or row.outgoing is None or row.statement is None:
         raise NotReleasedError(row.run_id)
-    return ReleasedSummary(row.run_id, row.attempt, row.execution, row.summary, row.digest)
+    found = hashlib.sha256(row.outgoing).digest()
+    try:
+        statement = parse_statement(from_json(row.statement).payload)
+    except HansaError as error:
+        raise NotReleasedError(row.run_id) from error
+    predicate = statement.predicate
+    named = (predicate.run_id, predicate.attempt, predicate.execution)
+    if subject_digest(statement) != found.hex() or named != (row.run_id, row.attempt, row.execution):
+        raise NotReleasedError(row.run_id)
+    return ReleasedSummary(row.run_id, row.attempt, row.execution, row.outgoing, found)

@@ -118,6 +118,14 @@ def output_option(function: _F) -> _F:
     )(function)
 
 
+def person_options(function: _F) -> _F:
+    """Add ``--person`` and ``--key``: who signs, with their own key."""
+    function = click.option(
+        "--key", required=True, type=click.Path(path_type=Path), help="Your private key, from `hansa key create`."
+    )(function)
+    return click.option("--person", required=True, help="Your name in the directory.")(function)
+
+
 def quiet_logs() -> None:
     """Send what a command's parts log to stderr, errors only: stdout is the command's."""
     import logging

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from hansa.contract.errors import HansaError, Reason
-from node_agent.cli.invocation import Invocation, output_option, state_options
+from node_agent.cli.invocation import Invocation, login_name, output_option, person_options, state_options
 from node_agent.cli.render import plain, print_facts, print_json, print_runs, shown
 from node_agent.config import StateFolder
 
@@ -21,7 +22,7 @@ _TAIL_LINES: Final = 200
 @click.group()
 @state_options
 def job() -> None:
-    """See the runs at this node."""
+    """See the runs at this node; approve and decline the jobs that wait for it."""
 
 
 @job.command("list")
@@ -63,6 +64,48 @@ def show(invocation: Invocation, run: str, with_log: bool) -> None:
         click.echo(plain(tail, keep="\n\t"))
     else:
         print_facts({name: shown(value) for name, value in found.items()})
+
+
+@job.command("approve")
+@click.argument("run")
+@person_options
+@state_options
+@output_option
+@click.pass_obj
+def approve(invocation: Invocation, run: str, person: str, key: Path) -> None:
+    """Approve the job of RUN, as a data holder of this node: sign exactly this job with your key.
+
+    The agent holds the signature against the directory and the node's policy,
+    and judges the job again before it is queued.
+    """
+    from node_agent.cli.signing import job_approval
+    from node_agent.local_api.client import AgentClient
+
+    agent = AgentClient(invocation.open_state())
+    run_id = agent.resolve_run(run)
+    _ended(invocation, agent.approve(run_id, job_approval(agent.approval_request(run_id), person, key)))
+
+
+@job.command("decline")
+@click.argument("run")
+@click.option("--person", help="Who decides; the log says so.  [default: the login name]")
+@click.option("--reason", required=True, help="Why; kept at this node.")
+@state_options
+@output_option
+@click.pass_obj
+def decline(invocation: Invocation, run: str, person: str | None, reason: str) -> None:
+    """Decline the job of RUN, which waits for an approval. Saying no needs no key."""
+    from node_agent.local_api.client import AgentClient
+
+    agent = AgentClient(invocation.open_state())
+    _ended(invocation, agent.decline(agent.resolve_run(run), reason=reason.strip(), by=person or login_name()))
+
+
+def _ended(invocation: Invocation, found: Mapping[str, Any]) -> None:
+    if invocation.json:
+        print_json(found)
+    else:
+        print_facts({name: shown(found.get(name)) for name in ("run_id", "state", "reason")})
 
 
 def log_tail(state: StateFolder, path: Path) -> str:

@@ -28,11 +28,13 @@ _USAGE: Final = "USAGE"
 _COMMANDS: Final = {
     "init": "setup",
     "enrol": "setup",
+    "card": "setup",
     "run": "processes",
     "worker": "processes",
     "dataset": "datasets",
     "airlock": "airlock",
     "job": "jobs",
+    "approval": "approvals",
     "policy": "policies",
     "audit": "audit",
     "status": "inspection",

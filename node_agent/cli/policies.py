@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
 
 import click
 
 from hansa.contract.errors import HansaError, Reason
-from node_agent.cli.invocation import Invocation, login_name, output_option, quiet_logs, state_options
+from node_agent.cli.invocation import Invocation, login_name, output_option, state_options
 from node_agent.cli.render import print_json
-from node_agent.config import StateFolder, load_settings, lock_state_folder
+from node_agent.config import StateFolder, lock_state_folder
 from node_agent.policy.file import load_policy, store_policy
-from node_agent.policy.policy import Policy, policy_digest, policy_of, to_toml, with_entry, with_value, without_entry
+from node_agent.policy.policy import (
+    ListKey,
+    Policy,
+    data_holder,
+    policy_digest,
+    policy_of,
+    to_toml,
+    with_entry,
+    with_value,
+    without_entry,
+)
 
-Kind = Literal["analysis", "submitter"]
+Kind = Literal["analysis", "submitter", "data-holder"]
+_KINDS: Final[Mapping[Kind, ListKey]] = {
+    "analysis": "analyses",
+    "submitter": "submitters",
+    "data-holder": "data_holders",
+}
 
 
 @click.group(short_help="See and change the node's policy.")
@@ -53,39 +69,55 @@ def set_(invocation: Invocation, key: str, value: str) -> None:
 
 
 @policy.command("allow")
-@click.argument("kind", type=click.Choice(["analysis", "submitter"]))
+@click.argument("kind", type=click.Choice(list(_KINDS)))
 @click.argument("name")
+@click.option("--key", type=click.Path(path_type=Path), help="A data holder's public key (the .pub file).")
 @state_options
 @output_option
 @click.pass_obj
-def allow(invocation: Invocation, kind: Kind, name: str) -> None:
-    """Admit an analysis (NAME@VERSION) or a submitter (a person's name, or `*`)."""
+def allow(invocation: Invocation, kind: Kind, name: str, key: Path | None) -> None:
+    """Admit an analysis (NAME@VERSION), a submitter (a person's name, or `*`), or a data holder (a name and a key).
+
+    A data holder approves jobs. Their key is pinned here, besides the
+    federation's directory: compare it with them, not with the coordinator.
+    """
+    if (kind == "data-holder") != (key is not None):
+        raise click.UsageError("Give --key with a data holder, and with nobody else.")
     state = invocation.open_state()
-    _print(invocation, _change(state, lambda old: with_entry(old, _list_of(kind), name)))
-    if kind == "analysis" and name not in _installed(state):
-        click.echo(f"note: {name} is admitted, but not installed at this node.", err=True)
+    entry = name if key is None else _data_holder(name, key)
+    _print(invocation, _change(state, lambda old: with_entry(old, _KINDS[kind], entry)))
+    if kind == "analysis" and not _is_approved(state, name):
+        click.echo(f"note: {name} is admitted here, but the trust repository does not approve it (yet).", err=True)
 
 
 @policy.command("disallow")
-@click.argument("kind", type=click.Choice(["analysis", "submitter"]))
+@click.argument("kind", type=click.Choice(list(_KINDS)))
 @click.argument("name")
 @state_options
 @output_option
 @click.pass_obj
 def disallow(invocation: Invocation, kind: Kind, name: str) -> None:
-    """No longer admit an analysis (NAME@VERSION) or a submitter."""
-    _print(invocation, _change(invocation.open_state(), lambda old: without_entry(old, _list_of(kind), name)))
+    """No longer admit an analysis (NAME@VERSION), a submitter or a data holder (by the name)."""
+    _print(invocation, _change(invocation.open_state(), lambda old: without_entry(old, _KINDS[kind], name)))
 
 
-def _list_of(kind: Kind) -> Literal["submitters", "analyses"]:
-    return "analyses" if kind == "analysis" else "submitters"
+def _data_holder(name: str, key: Path) -> str:
+    from hansa.contract.raw_keys import key_digest, key_text
+    from hansa.sdk.keys import read_public_key
+
+    return data_holder(name, key_digest(key_text(read_public_key(key))))
 
 
-def _installed(state: StateFolder) -> set[str]:
-    quiet_logs()
-    from node_agent.catalogue import analysis_folders, installed_analyses
+def _is_approved(state: StateFolder, name: str) -> bool:
+    """Say whether the trust repository approves the analysis, as far as the agent can tell."""
+    from node_agent.local_api.client import AgentClient
 
-    return set(installed_analyses(analysis_folders(load_settings(state).analyses_dir)))
+    try:
+        return name in AgentClient(state).status().get("trust", {}).get("analyses", [])
+    except HansaError as error:
+        if error.reason is not Reason.AGENT_UNREACHABLE:
+            raise
+        return True
 
 
 def _current(state: StateFolder) -> Policy:

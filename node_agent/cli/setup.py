@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -17,25 +16,16 @@ from node_agent.durable import write_durably
 @click.command(short_help="Make the node's state folder.")
 @click.option("--slots", type=click.IntRange(1, 64), help="How many runs are worked on at once.  [default: 2]")
 @click.option("--broker-url", metavar="URL", help="A broker of the node's own; without it the agent runs one.")
-@click.option("--analyses-dir", type=click.Path(path_type=Path), help="A folder of further analysis bundles.")
 @state_options
 @output_option
 @click.pass_obj
-def init(invocation: Invocation, slots: int | None, broker_url: str | None, analyses_dir: Path | None) -> None:
+def init(invocation: Invocation, slots: int | None, broker_url: str | None) -> None:
     """Make the node's state folder, with a policy that admits nothing.
 
     What is there already stays as it is.
     """
     state = create_state_folder(invocation.state_path())
-    given = {
-        name: value
-        for name, value in (
-            ("slots", slots),
-            ("broker_url", broker_url),
-            ("analyses_dir", analyses_dir and analyses_dir.absolute()),
-        )
-        if value is not None
-    }
+    given = {name: value for name, value in (("slots", slots), ("broker_url", broker_url)) if value is not None}
     _write_settings(state, LocalSettings(**given), wanted=bool(given))  # type: ignore[arg-type]  # checked by the class
     if not state.policy_file.exists():
         from node_agent.policy.file import store_policy
@@ -92,4 +82,28 @@ def enrol(invocation: Invocation, invitation: str) -> None:
     click.echo("Next:")
     click.echo("  1. Read the fingerprint to the federation operator, over a way that you trust. They run:")
     click.echo(f"       hansa admin node confirm {outcome.node} --fingerprint {outcome.fingerprint}")
-    click.echo(f"  2. hansa-node --state {state.path} run")
+    click.echo(f"  2. hansa-node --state {state.path} card --output json > {outcome.node}.card.json")
+    click.echo("     and give them that card: they put the node's keys into the directory with")
+    click.echo("       hansa trust add-node REPO --card FILE --organisation ORG")
+    click.echo(f"  3. hansa-node --state {state.path} run")
+
+
+@click.command(short_help="Print the node's public keys, for the directory.")
+@state_options
+@output_option
+@click.pass_obj
+def card(invocation: Invocation) -> None:
+    """Print the node's card: its name and public keys, with a fingerprint over them.
+
+    The federation's operators put it into the directory. Compare the
+    fingerprint with them over a way that you trust: jobs are admitted, and
+    releases believed, by these keys.
+    """
+    state = invocation.open_state()
+    from node_agent.keys.identity import node_card
+
+    found = node_card(state)
+    if invocation.json:
+        print_json(found)
+        return
+    print_facts({name.replace("_", " "): value for name, value in found.items() if name != "v"})

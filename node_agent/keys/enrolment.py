@@ -3,7 +3,9 @@
 Nothing is sent before the server has proved that it is the one the invitation
 was made at: the token carries the fingerprint of its CA, the server shows its
 chain, and only the certificate with that fingerprint becomes the root against
-which the server is then verified. There is no trust on first use.
+which the server is then verified. The token also carries the digest of the
+trust repository's root metadata, which the server hands over and which the
+node pins. There is no trust on first use.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from hansa.contract.errors import DOMAIN, HansaError, Reason
 from hansa.contract.identity import node_of
 from hansa.runtime.channels import CLIENT_OPTIONS
 from hansa.v1 import enrolment_service_pb2, enrolment_service_pb2_grpc
-from node_agent.config import AgentConfig, StateFolder, config_text, load_settings, lock_state_folder
+from node_agent.config import PINNED_ROOT, AgentConfig, StateFolder, config_text, load_settings, lock_state_folder
 from node_agent.durable import write_durably
 from node_agent.keys.credential import (
     SERVER_CA,
@@ -40,6 +42,7 @@ from node_agent.keys.credential import (
     signing_request,
     store_credential,
 )
+from node_agent.keys.identity import make_identity
 
 _log = structlog.get_logger(__name__)
 
@@ -61,13 +64,14 @@ class EnrolmentOutcome:
 class _Grant:
     credential: Credential
     server_ca_pem: bytes
+    trust_root: bytes
     config: AgentConfig
 
 
 def enrol(token: str, state: StateFolder) -> EnrolmentOutcome:
-    """Make the node's key, get its certificate with ``token``, and store both.
+    """Make the node's keys, get its certificate with ``token``, and store all with the pinned root of trust.
 
-    May be repeated with the same token until it has succeeded: the key is
+    May be repeated with the same token until it has succeeded: the keys are
     stored before the first request and used again.
 
     Raises:
@@ -84,11 +88,14 @@ def enrol(token: str, state: StateFolder) -> EnrolmentOutcome:
                 field="state",
             )
         root = pinned_root(invitation)
+        make_identity(state)
         key_pem = pending_key(state)
         reply = _ask(invitation, root, signing_request(key_pem))
         grant = _checked(reply, invitation, key_pem, state)
         # The credential comes last: with it the node counts as enrolled, and all else is there.
         write_durably(state.keys / SERVER_CA, grant.server_ca_pem, mode=0o644)
+        state.trust.mkdir(mode=0o700, exist_ok=True)
+        write_durably(state.trust / PINNED_ROOT, grant.trust_root)
         write_durably(state.config_file, config_text(grant.config).encode())
         store_credential(state, grant.credential)
     fingerprint = key_fingerprint(key_pem)
@@ -166,7 +173,11 @@ def _connect(endpoint: str, context: ssl.SSLContext) -> ssl.SSLSocket:
 
 def _ask(invitation: Invitation, root: bytes, request_pem: bytes) -> enrolment_service_pb2.EnrolResponse:
     credentials = grpc.ssl_channel_credentials(root_certificates=root)
-    request = enrolment_service_pb2.EnrolRequest(token_secret=invitation.secret, csr_pem=request_pem.decode())
+    request = enrolment_service_pb2.EnrolRequest(
+        token_secret=invitation.secret,
+        csr_pem=request_pem.decode(),
+        trust_root_digest=invitation.trust_root_digest,
+    )
     with grpc.secure_channel(invitation.endpoint, credentials, options=list(CLIENT_OPTIONS)) as channel:
         stub = enrolment_service_pb2_grpc.EnrolmentServiceStub(channel)
         try:
@@ -207,7 +218,13 @@ def _checked(
         raise HansaError(Reason.NODE_MISMATCH, field="token")
     if reply.key_fingerprint != key_fingerprint(key_pem):
         raise _odd_reply("another key's fingerprint")
-    return _Grant(credential, trust, config)
+    if hashlib.sha256(reply.trust_root).digest() != invitation.trust_root_digest:
+        raise HansaError(
+            Reason.FINGERPRINT_MISMATCH,
+            "The server's root of trust is not the one that the invitation names; nothing was pinned.",
+            field="token",
+        )
+    return _Grant(credential, trust, reply.trust_root, config)
 
 
 def _fingerprint(pem: bytes) -> bytes:

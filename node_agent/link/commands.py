@@ -17,10 +17,12 @@ from google.protobuf.message import DecodeError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from hansa.contract.envelope import Signed
 from hansa.contract.errors import HansaError, Reason
+from hansa.contract.job import parse_job
 from hansa.contract.outbox import Verdict, judge
 from hansa.contract.states import RUN_TERMINAL, RunEvent, RunState
-from hansa.v1 import node_service_pb2
+from hansa.v1 import node_service_pb2, types_pb2
 from node_agent.offers import Offers, SignedOffer
 from node_agent.reporting import Reporter, advance
 from node_agent.store.models import RunRow
@@ -34,11 +36,12 @@ _NOT_STARTED = frozenset({RunState.ACCEPTED, RunState.AWAITING_APPROVAL, RunStat
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What a command led to; ``renew`` asks for a new certificate."""
+    """What a command led to; ``renew`` asks for a new certificate, ``trust`` for a look at the repository."""
 
     upto_seq: int
     renew: bool = False
     drain: bool = False
+    trust: bool = False
 
 
 @dataclass(slots=True)
@@ -92,7 +95,7 @@ class Commands:
             self._report_all(session, now)
         elif kind not in ("drain", "renew_now", "trust_update"):
             raise HansaError(Reason.VERSION_UNSUPPORTED, log=f"command {seq} of an unknown kind")
-        return Applied(seq, renew=kind == "renew_now", drain=kind == "drain")
+        return Applied(seq, renew=kind == "renew_now", drain=kind == "drain", trust=kind == "trust_update")
 
     def _cancel(self, session: Session, cancel: node_service_pb2.Cancel, now: datetime) -> None:
         run = session.get(RunRow, cancel.run_id)
@@ -113,15 +116,35 @@ class Commands:
             append_event(session, self._reporter.run(run, now), now)
 
 
+def directory_wanted(command: node_service_pb2.Command) -> int:
+    """Return the version of the directory that an offered job names; 0 where none is offered.
+
+    Nothing is verified yet: who only claims a version has us look for it.
+    """
+    try:
+        body = node_service_pb2.CommandBody.FromString(command.body)
+        return parse_job(body.offer.job.payload).directory_version if body.HasField("offer") else 0
+    except (DecodeError, HansaError):
+        return 0
+
+
 def _signed(offer: node_service_pb2.Offer) -> SignedOffer:
-    signatures = offer.job.signatures
+    job = _envelope(offer.job)
     return SignedOffer(
         run_id=offer.run_id,
         job_id=offer.job_id,
         round=offer.round,
         attempt=offer.attempt,
-        payload_type=offer.job.payload_type,
-        payload=offer.job.payload,
-        key_id=signatures[0].key_id if len(signatures) == 1 else "",
-        signature=signatures[0].signature if len(signatures) == 1 else b"",
+        payload_type=job.payload_type,
+        payload=job.payload,
+        key_id=job.key_id,
+        signature=job.signature,
+        addenda=tuple(_envelope(one) for one in offer.addenda),
     )
+
+
+def _envelope(message: types_pb2.Envelope) -> Signed:
+    """Return the envelope; with none or several signatures it is one that nobody has signed."""
+    signatures = message.signatures
+    alone = signatures[0] if len(signatures) == 1 else types_pb2.Signature()
+    return Signed(message.payload_type, message.payload, alone.key_id, alone.signature)

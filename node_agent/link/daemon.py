@@ -29,6 +29,7 @@ from node_agent.config import StateFolder
 from node_agent.keys.credential import load_credential, load_server_ca
 from node_agent.link.renewal import Renewal, RenewedError
 from node_agent.link.session import Session, SessionParts
+from node_agent.link.trust_source import WireTrustSource
 from node_agent.link.uploads import SummaryUpload
 from node_agent.spool.uploader import Uploader
 
@@ -131,6 +132,7 @@ class Link:
     async def _one_session(self) -> _Reaction:
         try:
             async with self._channel() as channel:
+                self.parts.trust.source = WireTrustSource(channel, asyncio.get_running_loop())
                 await self._converse(node_service_pb2_grpc.NodeServiceStub(channel), asyncio.Event())
         except grpc.aio.AioRpcError as error:
             return self._react(remote_error(error))
@@ -159,7 +161,9 @@ class Link:
         await attached.wait()
         self.standing.become(LinkState.ONLINE, "", self.clock())
         await until_first_ends(
-            self.renewal.run(stub, self.parts.wishes.renew), self.uploader.run(SummaryUpload(stub).send)
+            self.renewal.run(stub, self.parts.wishes.renew),
+            self.uploader.run(SummaryUpload(stub).send),
+            self.parts.trust.run(),
         )
 
     def _react(self, error: HansaError) -> _Reaction:

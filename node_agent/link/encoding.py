@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from hansa.contract.envelope import Signed
 from hansa.contract.outbox import Head
+from hansa.contract.witnessing import LogNews
 from hansa.v1 import node_service_pb2, types_pb2
+from node_agent.audit.witness import ProvenRelease
 from node_agent.store.models import DatasetRow, RunRow
 
 
@@ -27,6 +31,24 @@ def head_message(head: Head) -> node_service_pb2.Head:
 def head_of(message: node_service_pb2.Head) -> Head:
     """Return the place in a chain that ``message`` names."""
     return Head(message.seq, message.hash)
+
+
+def log_news_of(reply: node_service_pb2.HeartbeatReply) -> LogNews:
+    """Return what the coordinator says of the logs."""
+    return LogNews(
+        checkpoint=reply.log_checkpoint,
+        proven_from=reply.log_consistency_from,
+        proof=tuple(reply.log_consistency),
+        witnessed_size=reply.witnessed_size,
+        cosignature=reply.cosignature,
+    )
+
+
+def put_log_news(beat: node_service_pb2.Heartbeat, news: LogNews) -> None:
+    """Write what the node says of the logs into a heartbeat."""
+    beat.log_checkpoint, beat.log_consistency_from = news.checkpoint, news.proven_from
+    beat.log_consistency.extend(news.proof)
+    beat.witnessed_size, beat.cosignature = news.witnessed_size, news.cosignature
 
 
 class WireReporter:
@@ -49,16 +71,33 @@ class WireReporter:
         body = node_service_pb2.EventBody(occurred_at=timestamp(now), run_reported=report)
         return body.SerializeToString(deterministic=True)
 
-    def released(self, run: RunRow, digest: bytes, size: int, now: datetime) -> bytes:
-        """Return a ``SummaryReleased``."""
+    def released(self, run: RunRow, outgoing: bytes, statement: Signed, now: datetime) -> bytes:
+        """Return a ``SummaryReleased`` with the signed statement."""
+        signature = types_pb2.Signature(key_id=statement.key_id, signature=statement.signature)
         report = node_service_pb2.SummaryReleased(
             run_id=run.run_id,
             attempt=run.attempt,
             execution=run.execution,
-            summary_digest=digest,
-            summary_size=size,
+            summary_digest=hashlib.sha256(outgoing).digest(),
+            summary_size=len(outgoing),
+            statement=types_pb2.Envelope(
+                payload_type=statement.payload_type, payload=statement.payload, signatures=[signature]
+            ),
         )
         body = node_service_pb2.EventBody(occurred_at=timestamp(now), summary_released=report)
+        return body.SerializeToString(deterministic=True)
+
+    def release_logged(self, proven: ProvenRelease, now: datetime) -> bytes:
+        """Return a ``ReleaseLogged``."""
+        logged = node_service_pb2.ReleaseLogged(
+            run_id=proven.run_id,
+            attempt=proven.attempt,
+            checkpoint=proven.checkpoint,
+            index=proven.index,
+            entry=proven.entry,
+            inclusion=proven.inclusion,
+        )
+        body = node_service_pb2.EventBody(occurred_at=timestamp(now), release_logged=logged)
         return body.SerializeToString(deterministic=True)
 
     def inventory(self, datasets: Sequence[DatasetRow], now: datetime) -> bytes:

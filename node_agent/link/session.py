@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Final
@@ -24,15 +24,19 @@ from hansa.contract.outbox import Head
 from hansa.runtime.clock import Clock
 from hansa.runtime.supervisor import until_first_ends
 from hansa.v1 import node_service_pb2, node_service_pb2_grpc
-from node_agent.link.commands import Commands, Wishes
-from node_agent.link.encoding import head_message, head_of, timestamp
+from node_agent.audit.witness import LogWitness, Told
+from node_agent.link.commands import Commands, Wishes, directory_wanted
+from node_agent.link.encoding import head_message, head_of, log_news_of, put_log_news, timestamp
 from node_agent.reporting import Bells
 from node_agent.store.database import Database
 from node_agent.store.outbox import command_cursor, event_head, events_after, hash_at, store_row
+from node_agent.trust.keeper import TrustKeeper
 
 _log = structlog.get_logger(__name__)
 _CAPABILITIES: Final = ("summary.v1",)
 _ATTACH_SECONDS: Final = 10.0
+# Between two heartbeats, however much there is to tell.
+_SHORTEST_PAUSE: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class SessionParts:
 
     database: Database
     commands: Commands
+    trust: TrustKeeper
     wishes: Wishes
     bells: Bells
     clock: Clock
@@ -57,6 +62,8 @@ class SessionParts:
     policy_digest: Callable[[], bytes]
     # Returns the free slots and the active runs.
     load: Callable[[], Awaitable[tuple[int, int]]]
+    # Without one, heartbeats say nothing of the logs.
+    witness: LogWitness | None = None
 
 
 class Session:
@@ -69,6 +76,8 @@ class Session:
         self._writing = asyncio.Lock()
         self._sent = self._acked = 0
         self._room = asyncio.Event()
+        self._told = Told()
+        self._beat_now = asyncio.Event()
 
     async def run(self, attached: asyncio.Event) -> None:
         """Attach, set ``attached``, and stream until the stream ends.
@@ -148,8 +157,20 @@ class Session:
             self._acknowledged(frame.event_ack.upto_seq)
         elif kind == "fenced":
             raise HansaError(_fence_reason(frame.fenced.reason), log=f"by epoch {frame.fenced.by_epoch}")
-        elif kind != "heartbeat_reply":
+        elif kind == "heartbeat_reply":
+            await self._hear(frame.heartbeat_reply)
+        else:
             raise HansaError(Reason.PROTOCOL_VIOLATION, log=f"unexpected frame {kind}")
+
+    async def _hear(self, reply: node_service_pb2.HeartbeatReply) -> None:
+        witness = self._parts.witness
+        if witness is None:
+            return
+        if await witness.hear(log_news_of(reply), self._told):
+            # Others wait for our cosignature.
+            self._beat_now.set()
+        # A cosignature on our log brings out proofs of releases.
+        self._parts.bells.events.set()
 
     def _acknowledged(self, upto_seq: int) -> None:
         if upto_seq > self._sent:
@@ -160,6 +181,8 @@ class Session:
     async def _apply(self, call: Any, place: Attached, command: node_service_pb2.Command) -> None:
         if command.epoch != place.epoch:
             raise HansaError(Reason.PROTOCOL_VIOLATION, log="command of another epoch")
+        # The job may be of a directory that was published a moment ago.
+        await self._parts.trust.reach(directory_wanted(command))
         now = self._parts.clock()
         commands = self._parts.commands
         applied = await self._parts.database.run(lambda session: commands.apply(session, command, now))
@@ -168,6 +191,8 @@ class Session:
             self._parts.wishes.renew.set()
         if applied.drain:
             self._parts.wishes.draining = True
+        if applied.trust:
+            self._parts.trust.tell()
         ack = node_service_pb2.CommandAck(epoch=place.epoch, upto_seq=applied.upto_seq)
         await self._write(call, command_ack=ack)
 
@@ -188,6 +213,8 @@ class Session:
                 # First the number: the acknowledgement may come while we write.
                 self._sent = stored.seq
                 await self._write(call, event=event)
+                # What is told is in the log too, which the coordinator is to witness soon.
+                self._beat_now.set()
             if not events:
                 await self._parts.bells.events.wait()
 
@@ -202,8 +229,19 @@ class Session:
                 active_runs=active,
                 policy_digest=self._parts.policy_digest(),
             )
+            if self._parts.witness is not None:
+                put_log_news(beat, await self._parts.witness.news(self._told))
             await self._write(call, heartbeat=beat)
-            await asyncio.sleep(place.heartbeat_seconds)
+            await self._until_next_beat(place)
+
+    async def _until_next_beat(self, place: Attached) -> None:
+        """Wait for the next beat; where there is news of the logs, a short time only."""
+        pause = min(_SHORTEST_PAUSE, place.heartbeat_seconds)
+        await asyncio.sleep(pause)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(place.heartbeat_seconds - pause):
+                await self._beat_now.wait()
+        self._beat_now.clear()
 
 
 def _proof(session: Transaction, welcome: node_service_pb2.Welcome) -> node_service_pb2.HeadProof:

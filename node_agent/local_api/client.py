@@ -81,13 +81,35 @@ class AgentClient:
         """Return a waiting summary with what the checks found."""
         return self._call("GET", f"/v1/airlock/{run_id}")
 
-    def release(self, run_id: str, *, reason: str, by: str) -> dict[str, Any]:
-        """Let the summary leave; return the run."""
-        return _inner(self._call("POST", f"/v1/airlock/{run_id}/release", {"reason": reason, "by": by}), "run")
+    def decide(self, run_id: str, verb: str, envelope: bytes) -> dict[str, Any]:
+        """Hand in a signed decision (DSSE JSON); ``verb`` is release or withhold. Return the run."""
+        body = {"envelope": envelope.decode()}
+        return _inner(self._call("POST", f"/v1/airlock/{run_id}/{verb}", body), "run")
 
-    def withhold(self, run_id: str, *, reason: str, by: str) -> dict[str, Any]:
-        """Keep the summary here for good; return the run."""
-        return _inner(self._call("POST", f"/v1/airlock/{run_id}/withhold", {"reason": reason, "by": by}), "run")
+    def approval_request(self, run_id: str) -> dict[str, Any]:
+        """Return what a data holder signs to approve a run that waits."""
+        return self._call("GET", f"/v1/runs/{run_id}/approval")
+
+    def approve(self, run_id: str, envelope: bytes) -> dict[str, Any]:
+        """Hand in the signed approval of one job; return the run."""
+        return _inner(self._call("POST", f"/v1/runs/{run_id}/approve", {"envelope": envelope.decode()}), "run")
+
+    def decline(self, run_id: str, *, reason: str, by: str) -> dict[str, Any]:
+        """Decline a job that waits for an approval; return the run."""
+        return _inner(self._call("POST", f"/v1/runs/{run_id}/decline", {"reason": reason, "by": by}), "run")
+
+    def approvals(self) -> list[dict[str, Any]]:
+        """Return all approvals, the newest first."""
+        return _listed(self._call("GET", "/v1/approvals"), "approvals")
+
+    def add_approval(self, envelope: bytes) -> dict[str, Any]:
+        """Hand in a signed standing approval; return it."""
+        return _inner(self._call("POST", "/v1/approvals", {"envelope": envelope.decode()}), "approval")
+
+    def revoke_approval(self, approval_id: str, *, by: str) -> dict[str, Any]:
+        """Let an approval count no more; return it."""
+        path = f"/v1/approvals/{quote(approval_id, safe='')}/revoke"
+        return _inner(self._call("POST", path, {"by": by}), "approval")
 
     def policy(self) -> dict[str, Any]:
         """Return the policy in force and its digest."""

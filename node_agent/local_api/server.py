@@ -18,13 +18,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from hansa.contract.envelope import Signed, from_json
 from hansa.contract.errors import Code, HansaError, Reason
 from hansa.contract.limits import SUMMARY_BYTES
-from node_agent.airlock.gate import RELEASE, WITHHOLD, Airlock, Decision
+from node_agent.airlock.gate import RELEASE, WITHHOLD, Airlock
+from node_agent.approvals import Approvals
 from node_agent.audit.trail import MOST_ENTRIES, AuditTrail
 from node_agent.datasets import Datasets
 from node_agent.executions import Executions, Finish
-from node_agent.local_api.views import Views, dataset_json, run_json
+from node_agent.local_api.views import Views, approval_json, dataset_json, run_json
 from node_agent.policy.changes import PolicyChanges
 
 _log = structlog.get_logger(__name__)
@@ -64,7 +66,21 @@ class _AddDataset(_Strict):
 
 
 class _Decide(_Strict):
+    # DSSE JSON, as the output checker's command made it.
+    envelope: str
+
+
+class _Decline(_Strict):
     reason: str
+    by: str
+
+
+class _Approval(_Strict):
+    # DSSE's JSON, as a text: the bytes that were signed.
+    envelope: str
+
+
+class _Revoke(_Strict):
     by: str
 
 
@@ -92,6 +108,7 @@ class LocalApi:
         executions: Executions,
         datasets: Datasets,
         airlock: Airlock,
+        approvals: Approvals,
         policy: PolicyChanges,
         audit: AuditTrail,
         views: Views,
@@ -100,6 +117,7 @@ class LocalApi:
         self._executions = executions
         self._datasets = datasets
         self._airlock = airlock
+        self._approvals = approvals
         self._policy = policy
         self._audit = audit
         self._views = views
@@ -117,6 +135,12 @@ class LocalApi:
                 _route("DELETE", "/v1/datasets/{id}", self._remove_dataset),
                 _route("GET", "/v1/runs", self._list_runs),
                 _route("GET", "/v1/runs/{id}", self._show_run),
+                _route("GET", "/v1/runs/{id}/approval", self._show_request),
+                _route("POST", "/v1/runs/{id}/approve", self._approve),
+                _route("POST", "/v1/runs/{id}/decline", self._decline),
+                _route("GET", "/v1/approvals", self._list_approvals),
+                _route("POST", "/v1/approvals", self._add_approval),
+                _route("POST", "/v1/approvals/{id}/revoke", self._revoke_approval),
                 _route("GET", "/v1/airlock", self._list_airlock),
                 _route("GET", "/v1/airlock/{id}", self._show_airlock),
                 _route("POST", "/v1/airlock/{id}/release", self._release),
@@ -160,6 +184,28 @@ class LocalApi:
     async def _show_run(self, request: Request) -> Any:
         return await self._views.run(request.path_params["id"])
 
+    async def _show_request(self, request: Request) -> Any:
+        return await self._approvals.request(request.path_params["id"])
+
+    async def _approve(self, request: Request) -> Any:
+        run = await self._approvals.approve(request.path_params["id"], await _envelope(request))
+        return {"run": run_json(run)}
+
+    async def _decline(self, request: Request) -> Any:
+        body = _Decline.model_validate_json(await _body(request))
+        run = await self._approvals.decline(request.path_params["id"], body.by[:64], body.reason[:1000])
+        return {"run": run_json(run)}
+
+    async def _list_approvals(self, _request: Request) -> Any:
+        return {"approvals": [approval_json(row) for row in await self._approvals.all()]}
+
+    async def _add_approval(self, request: Request) -> Any:
+        return {"approval": approval_json(await self._approvals.add(await _envelope(request)))}
+
+    async def _revoke_approval(self, request: Request) -> Any:
+        body = _Revoke.model_validate_json(await _body(request))
+        return {"approval": approval_json(await self._approvals.revoke(request.path_params["id"], body.by[:64]))}
+
     async def _list_airlock(self, _request: Request) -> Any:
         return {"runs": await self._views.waiting()}
 
@@ -174,8 +220,7 @@ class LocalApi:
 
     async def _decide(self, request: Request, decision: str) -> Any:
         body = _Decide.model_validate_json(await _body(request))
-        choice = Decision(decision, by=body.by[:64], why=body.reason[:1000])
-        run = await self._airlock.decide(request.path_params["id"], choice)
+        run = await self._airlock.decide(request.path_params["id"], decision, from_json(body.envelope.encode()))
         return {"run": run_json(run)}
 
     async def _show_policy(self, _request: Request) -> Any:
@@ -202,6 +247,10 @@ async def _body(request: Request, most_bytes: int = _BODY_BYTES) -> bytes:
         if len(body) > most_bytes:
             raise HansaError(Reason.MALFORMED, f"The request is over {most_bytes} bytes.", field="body")
     return bytes(body)
+
+
+async def _envelope(request: Request) -> Signed:
+    return from_json(_Approval.model_validate_json(await _body(request)).envelope.encode())
 
 
 def _route(method: str, path: str, handler: Handler) -> Route:

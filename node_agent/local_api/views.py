@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session
 
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.states import RunState
+from node_agent.airlock.decisions import decisions_on
 from node_agent.config import StateFolder
 from node_agent.store.database import Database
-from node_agent.store.models import DatasetRow, RunRow, SummaryRow
+from node_agent.store.models import ApprovalRow, DatasetRow, RunRow, SummaryRow
 
 
 def run_json(run: RunRow) -> dict[str, Any]:
@@ -47,9 +48,23 @@ def dataset_json(row: DatasetRow) -> dict[str, Any]:
     }
 
 
+def approval_json(row: ApprovalRow) -> dict[str, Any]:
+    """Return an approval as the API shows it; ``says`` is what its data holder signed."""
+    return {
+        "id": row.approval_id,
+        "kind": row.kind,
+        "approver": row.approver,
+        "digest": row.digest,
+        "added_at": row.added_at.isoformat(),
+        "revoked_at": None if row.revoked_at is None else row.revoked_at.isoformat(),
+        "revoked_by": row.revoked_by,
+        "says": json.loads(row.payload),
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Views:
-    """Reads of the store. ``link`` returns the link's state, reason and since."""
+    """Reads of the store. ``link`` returns the link's state, reason and since, ``trust`` what it believes."""
 
     node: str
     federation: str
@@ -57,6 +72,7 @@ class Views:
     database: Database
     link: Callable[[], Mapping[str, Any]]
     policy_digest: Callable[[], str]
+    trust: Callable[[], Mapping[str, Any]]
 
     async def status(self) -> dict[str, Any]:
         """Return how the agent stands."""
@@ -67,6 +83,7 @@ class Views:
             **self.link(),
             "runs": counts,
             "policy_digest": self.policy_digest(),
+            "trust": self.trust(),
             "version": version("hansa"),
         }
 
@@ -112,6 +129,12 @@ class Views:
                 "checks": row.checks,
                 "summary": json.loads(row.summary),
                 "digest": f"sha256:{row.digest.hex()}",
+                "node": self.node,
+                "release_class": row.release_class,
+                "decisions": [
+                    {"checker": one.checker, "decision": one.decision, "at": one.decided_at.isoformat()}
+                    for one in decisions_on(session, run_id)
+                ],
                 "decision": row.decision,
                 "decided_by": row.decided_by,
                 "decision_reason": row.decision_reason,

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from hansa.contract.digests import canonical, digest
+from hansa.contract.digests import DIGEST, canonical, digest
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import ANALYSIS_NAME, ANALYSIS_VERSION, PERSON_NAME
 from hansa.contract.limits import MAX_VARIANTS
@@ -30,6 +30,7 @@ _GENOME: Final = 4_000_000_000
 _COUNT: Final = 1_000_000
 
 Submitter = Annotated[str, StringConstraints(pattern=rf"^(?:\*|{PERSON_NAME.pattern})$")]
+DataHolder = Annotated[str, StringConstraints(pattern=rf"^{PERSON_NAME.pattern}={DIGEST.pattern}$")]
 AnalysisKey = Annotated[str, StringConstraints(pattern=rf"^{ANALYSIS_NAME.pattern}@{ANALYSIS_VERSION.pattern}$")]
 
 
@@ -46,12 +47,24 @@ class AdmissionPolicy(_Strict):
     max_variants: int = Field(default=1000, ge=1, le=MAX_VARIANTS)
     max_active_runs: int = Field(default=2, ge=1, le=_COUNT)
     max_queued_runs: int = Field(default=1000, ge=1, le=_COUNT)
+    # A job that names no passport for this node is declined.
+    require_passport: bool = False
+
+
+class ApprovalPolicy(_Strict):
+    """Whose yes a job needs: data holders as ``name=sha256:<digest of their signing key>``.
+
+    The directory names them too; both have to, so that nobody outside of the
+    node can add one. Without any, every job waits until its deadline.
+    """
+
+    data_holders: tuple[DataHolder, ...] = ()
 
 
 class ReleasePolicy(_Strict):
-    """Whether a cleared summary waits in the airlock for a person."""
+    """How many people look at a cleared summary before it leaves; a job may ask for more, never for fewer."""
 
-    mode: Literal["manual", "auto"] = "manual"
+    mode: Literal["manual", "auto", "dual"] = "manual"
 
 
 class DisclosurePolicy(_Strict):
@@ -87,6 +100,7 @@ class Policy(_Strict):
     """A node's policy; ``Policy()`` admits nothing."""
 
     admission: AdmissionPolicy = AdmissionPolicy()
+    approval: ApprovalPolicy = ApprovalPolicy()
     release: ReleasePolicy = ReleasePolicy()
     disclosure: DisclosurePolicy = DisclosurePolicy()
     limits: LimitsPolicy = LimitsPolicy()
@@ -99,6 +113,15 @@ class Policy(_Strict):
     def admits_analysis(self, name: str, version: str) -> bool:
         """Say whether this version of the analysis is run."""
         return f"{name}@{version}" in self.admission.analyses
+
+    def pins_data_holder(self, name: str, key_digest: str) -> bool:
+        """Say whether ``name`` with the key of this digest may approve jobs here."""
+        return data_holder(name, key_digest) in self.approval.data_holders
+
+
+def data_holder(name: str, key_digest: str) -> str:
+    """Return the entry that pins a data holder."""
+    return f"{name}={key_digest}"
 
 
 def parse_policy(text: str) -> Policy:
@@ -174,7 +197,9 @@ def with_value(policy: Policy, key: str, text: str) -> Policy:
     return policy_of(raw)
 
 
-def _typed(text: str) -> int | float | str:
+def _typed(text: str) -> bool | int | float | str:
+    if text in ("true", "false"):
+        return text == "true"
     if re.fullmatch(r"-?[0-9]{1,18}", text):
         return int(text)
     if re.fullmatch(r"[0-9]{1,9}\.[0-9]{1,9}", text):
@@ -182,7 +207,12 @@ def _typed(text: str) -> int | float | str:
     return text
 
 
-ListKey = Literal["submitters", "analyses"]
+ListKey = Literal["submitters", "analyses", "data_holders"]
+_SECTIONS: Final[Mapping[ListKey, str]] = {
+    "submitters": "admission",
+    "analyses": "admission",
+    "data_holders": "approval",
+}
 
 
 def with_entry(policy: Policy, key: ListKey, entry: str) -> Policy:
@@ -191,24 +221,35 @@ def with_entry(policy: Policy, key: ListKey, entry: str) -> Policy:
     Raises:
         HansaError: ``POLICY_INVALID``; the entry has not the shape of one.
     """
-    entries = getattr(policy.admission, key)
+    entries = _entries(policy, key)
     return _with_entries(policy, key, entries if entry in entries else (*entries, entry))
 
 
 def without_entry(policy: Policy, key: ListKey, entry: str) -> Policy:
     """Return ``policy`` with ``entry`` no longer admitted.
 
+    Args:
+        policy: the policy to start from.
+        key: the list.
+        entry: the entry; a data holder's is found by the name alone.
+
     Raises:
         HansaError: ``POLICY_INVALID``; it was not admitted by this name, so
             that a misspelt one is not taken for done.
     """
-    entries = getattr(policy.admission, key)
-    if entry not in entries:
-        raise HansaError(Reason.POLICY_INVALID, f"admission.{key} has no entry {entry[:60]!a}.", field=key)
-    return _with_entries(policy, key, tuple(one for one in entries if one != entry))
+    entries = _entries(policy, key)
+    kept = tuple(one for one in entries if entry not in (one, one.partition("=")[0]))
+    if kept == entries:
+        raise HansaError(Reason.POLICY_INVALID, f"{_SECTIONS[key]}.{key} has no entry {entry[:60]!a}.", field=key)
+    return _with_entries(policy, key, kept)
+
+
+def _entries(policy: Policy, key: ListKey) -> tuple[str, ...]:
+    found: tuple[str, ...] = getattr(getattr(policy, _SECTIONS[key]), key)
+    return found
 
 
 def _with_entries(policy: Policy, key: ListKey, entries: tuple[str, ...]) -> Policy:
     raw = policy.model_dump(mode="json")
-    raw["admission"][key] = list(entries)
+    raw[_SECTIONS[key]][key] = list(entries)
     return policy_of(raw)

@@ -93,8 +93,10 @@ class RunRow(Base):
 class SummaryRow(Base):
     """A cleared summary in the airlock and, once released, in the spool.
 
-    ``summary`` is what leaves, byte for byte; it is made once and never
-    changed. ``decision`` is empty while the summary waits.
+    ``summary`` is what the rules cleared and what people decide on. ``outgoing``
+    is what leaves, byte for byte: the summary or its sealed form; ``statement``
+    is the signed statement of it (DSSE JSON). Both are made once, with the
+    release. ``decision`` is empty while the summary waits.
     """
 
     __tablename__ = "summaries"
@@ -111,6 +113,24 @@ class SummaryRow(Base):
     decision_reason: Mapped[str] = mapped_column(String(1000))
     decided_at: Mapped[datetime | None]
     uploaded_at: Mapped[datetime | None]
+    # A summary that waited when the column came goes on waiting for one person at least.
+    release_class: Mapped[str] = mapped_column(String(8), server_default="manual")
+    outgoing: Mapped[bytes | None] = mapped_column(LargeBinary)
+    statement: Mapped[bytes | None] = mapped_column(LargeBinary)
+
+
+class ReleaseDecisionRow(Base):
+    """An output checker's decision on a summary that waits: one per person, as they signed it."""
+
+    __tablename__ = "release_decisions"
+
+    run_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    checker: Mapped[str] = mapped_column(String(64), primary_key=True)
+    decision: Mapped[str] = mapped_column(String(10))
+    # Of the signed payload.
+    digest: Mapped[str] = mapped_column(String(71))
+    envelope: Mapped[bytes] = mapped_column(LargeBinary)
+    decided_at: Mapped[datetime]
 
 
 class DatasetRow(Base):
@@ -160,3 +180,88 @@ class AuditSubjectRow(Base):
     name: Mapped[str] = mapped_column(String(16), primary_key=True)
     salt: Mapped[bytes] = mapped_column(LargeBinary)
     text: Mapped[str] = mapped_column(Text)
+
+
+class WitnessRow(Base):
+    """One row: what was seen of the coordinator's log, and what the coordinator has seen of ours.
+
+    ``note`` is the coordinator's last checkpoint that continued all before,
+    and ``cosignature`` our line on it. ``conflict`` is one that did not; it
+    stays, and no offer is accepted, until the operator takes that log over.
+    ``own_note`` is our newest checkpoint with the coordinator's cosignature.
+    """
+
+    __tablename__ = "witness"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    size: Mapped[int]
+    root: Mapped[bytes] = mapped_column(LargeBinary)
+    note: Mapped[bytes] = mapped_column(LargeBinary)
+    cosignature: Mapped[bytes] = mapped_column(LargeBinary)
+    conflict: Mapped[bytes] = mapped_column(LargeBinary)
+    conflict_at: Mapped[datetime | None]
+    own_note: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class LoggedReleaseRow(Base):
+    """The entry of a release, until its proof is in an event for the coordinator (``told``)."""
+
+    __tablename__ = "logged_releases"
+
+    index: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    run_id: Mapped[str] = mapped_column(String(32))
+    attempt: Mapped[int]
+    told: Mapped[bool]
+
+
+class TrustRow(Base):
+    """One row: the newest directory that was ever in force here; an older one never is again."""
+
+    __tablename__ = "trust"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    directory_version: Mapped[int]
+    targets_version: Mapped[int]
+    checked_at: Mapped[datetime]
+
+
+class LedgerRow(Base):
+    """A signed job that came here. Outlives its run, until its bytes would be refused as too old anyway."""
+
+    __tablename__ = "job_ledger"
+
+    job_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    nonce: Mapped[str] = mapped_column(String(32), unique=True)
+    # Digest of the envelope, with its signature.
+    digest: Mapped[str] = mapped_column(String(71))
+    keep_until: Mapped[datetime]
+
+
+class ApprovalRow(Base):
+    """A data holder's signed yes, as it was signed. Revoked ones stay, with who revoked them."""
+
+    __tablename__ = "approvals"
+    __table_args__ = (Index("approvals_by_scope", "scope"),)
+
+    approval_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(10))
+    # What it may speak of: ``project/name@version`` of a standing one, the job's id of another.
+    scope: Mapped[str] = mapped_column(String(200))
+    digest: Mapped[str] = mapped_column(String(71))
+    payload: Mapped[bytes] = mapped_column(LargeBinary)
+    approver: Mapped[str] = mapped_column(String(64))
+    signature: Mapped[bytes] = mapped_column(LargeBinary)
+    added_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+    revoked_by: Mapped[str] = mapped_column(String(64))
+
+
+class RunApprovalRow(Base):
+    """Under which approval a run was admitted, and when."""
+
+    __tablename__ = "run_approvals"
+
+    run_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    approval_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(71))
+    at: Mapped[datetime]

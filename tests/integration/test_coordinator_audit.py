@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from sqlalchemy.orm import Session
 
 from coordinator.cli.main import main
-from coordinator.store.audit import AuditRepository, verify_log
+from coordinator.store.audit import AuditRepository
+from coordinator.store.audit_check import verify_log
 from coordinator.store.database import Database
 from coordinator.store.schema import _config, migrate
 from hansa.contract.merkle import leaf_hash

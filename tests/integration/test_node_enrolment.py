@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coordinator.ca.authority import create_authority
+from hansa.contract.digests import canonical, digest
 from hansa.contract.enrolment import encode
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.identity import node_of
@@ -18,7 +19,15 @@ from hansa.v1 import enrolment_service_pb2 as wire
 from node_agent.config import StateFolder, create_state_folder, load_config, lock_state_folder
 from node_agent.keys.credential import PENDING, is_enrolled, key_fingerprint, load_credential, load_server_ca
 from node_agent.keys.enrolment import enrol
-from tests.support.enrolment_double import FEDERATION, NODE, NODE_ENDPOINT, EnrolmentDouble, enrolment_listener
+from node_agent.keys.identity import load_identity
+from tests.support.enrolment_double import (
+    FEDERATION,
+    NODE,
+    NODE_ENDPOINT,
+    TRUST_ROOT,
+    EnrolmentDouble,
+    enrolment_listener,
+)
 from tests.support.node_commands import hansa_node
 
 
@@ -54,7 +63,51 @@ def test_the_keys_are_closed_to_others(state: StateFolder) -> None:
         enrol(invitation.token(), state)
     assert stat.S_IMODE((state.keys / "credential.pem").stat().st_mode) == 0o600
     assert stat.S_IMODE(state.keys.stat().st_mode) == 0o700
-    assert {path.name for path in state.keys.iterdir()} == {"credential.pem", "server-ca.pem"}
+    secret = {"credential.pem", "signing.key", "agreement.key"}
+    assert {path.name for path in state.keys.iterdir()} == secret | {"server-ca.pem"}
+    assert {stat.S_IMODE((state.keys / name).stat().st_mode) for name in secret} == {0o600}
+
+
+def test_the_root_that_the_invitation_names_is_pinned_and_asked_for_by_its_digest(state: StateFolder) -> None:
+    double = EnrolmentDouble()
+    with enrolment_listener(double) as invitation:
+        enrol(invitation.token(), state)
+    assert (state.trust / "root.json").read_bytes() == TRUST_ROOT
+    assert double.requests[0].trust_root_digest == invitation.trust_root_digest
+
+
+@pytest.mark.parametrize("root", [b"", TRUST_ROOT + b" ", b'{"signed": "another root"}'])
+def test_another_root_than_the_invitations_is_not_pinned_and_the_node_does_not_join(
+    state: StateFolder, root: bytes
+) -> None:
+    def swap(reply: wire.EnrolResponse) -> None:
+        reply.trust_root = root
+
+    with enrolment_listener(EnrolmentDouble(change=swap)) as invitation:
+        assert refusal(invitation.token(), state) is Reason.FINGERPRINT_MISMATCH
+    assert not (state.trust / "root.json").exists()
+
+
+def test_the_nodes_own_keys_are_there_before_the_first_request_and_outlive_a_lost_reply(state: StateFolder) -> None:
+    double = EnrolmentDouble(lost_replies=1)
+    with enrolment_listener(double) as invitation:
+        with pytest.raises(HansaError):
+            enrol(invitation.token(), state)
+        before = load_identity(state).public
+        enrol(invitation.token(), state)
+    assert load_identity(state).public == before
+
+
+def test_the_card_shows_the_public_keys_alone_under_one_fingerprint(state: StateFolder) -> None:
+    with enrolment_listener(EnrolmentDouble()) as invitation:
+        outcome = enrol(invitation.token(), state)
+    done = hansa_node(state.path, "card", "--output", "json")
+    assert done.code == 0, done.err
+    card = json.loads(done.out)
+    assert card["fingerprint"] == digest(canonical({name: card[name] for name in card if name != "fingerprint"}))
+    keys = load_identity(state).public
+    assert (card["signing_key"], card["agreement_key"]) == (keys.signing, keys.agreement)
+    assert (card["v"], card["node"], card["tls_fingerprint"]) == (1, NODE, outcome.fingerprint)
 
 
 def test_nothing_is_sent_to_a_server_of_another_fingerprint(state: StateFolder) -> None:

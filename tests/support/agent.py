@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -13,34 +13,49 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.orm import Session
 
-from hansa.contract.digests import digest
-from hansa.contract.envelope import JOB_TYPE
+from hansa.contract.approval import Approval, ApprovalLimits, JobApproval, StandingApproval
+from hansa.contract.decision import ReleaseDecision
+from hansa.contract.digests import bundle_digest, digest
+from hansa.contract.envelope import APPROVAL_TYPE, DECISION_TYPE, JOB_TYPE, Signed, sign
 from hansa.contract.ids import run_id
 from hansa.contract.job import AnalysisRef, DatasetRef, JobSpec
-from hansa.contract.manifest import Manifest
+from hansa.contract.limits import MAX_VARIANTS
+from hansa.contract.raw_keys import key_digest, key_text
 from hansa.v1 import node_service_pb2, types_pb2
 from node_agent.airlock.gate import Airlock, Gate
-from node_agent.catalogue import InstalledAnalysis
+from node_agent.airlock.statements import Notary
+from node_agent.approval_records import approvals_of, keep_approval
+from node_agent.approvals import Approvals
+from node_agent.catalogue import Catalogue
 from node_agent.config import StateFolder, create_state_folder
 from node_agent.executions import Executions
+from node_agent.keys.signing import KeySigner
 from node_agent.link.commands import Commands, Wishes
 from node_agent.link.encoding import WireReporter
 from node_agent.offers import Offers, SignedOffer
-from node_agent.policy.policy import Policy, policy_of
+from node_agent.policy.admission import NodeKeys
+from node_agent.policy.approvals import Site
+from node_agent.policy.policy import Policy, data_holder, policy_digest, policy_of
 from node_agent.reporting import Bells
 from node_agent.scheduling import Scheduler
+from node_agent.situation import Situation
 from node_agent.staging.snapshot import SNAPSHOT_FILE, SNAPSHOT_FILES, record_bytes
 from node_agent.store.database import Database
-from node_agent.store.models import DatasetRow, EventRow, RunRow
+from node_agent.store.models import DatasetRow, EventRow, RunRow, SummaryRow
 from node_agent.store.outbox import event_head, found_store
+from node_agent.trust.book import TrustBook
+from node_agent.trust.keeper import TrustKeeper
+from tests.support.trust_world import PROJECT, TrustWorld, build_trust_world
 
 T = TypeVar("T")
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
-DIGEST = "sha256:" + "a" * 64
 NODE = "FI"
+FEDERATION = "demo.example"
+HOLDER = "holder-fi"
 _BY_SEX = {"female": 61, "male": 38, "unknown": 0}
 _EMPTY = hashlib.sha256().hexdigest()
 _RECORD = record_bytes(
@@ -84,19 +99,53 @@ MANIFEST = {
     "disclosure": "allele-counts",
 }
 
+BUNDLE = {"manifest.json": json.dumps(MANIFEST).encode(), "Snakefile": b"rule all:\n    input: []\n"}
+DIGEST = bundle_digest(BUNDLE)
+ANALYSIS = AnalysisRef(name="allele-frequency", version="1.0", digest=DIGEST)
+
+
+def person_key(name: str) -> Ed25519PrivateKey:
+    """Return the signing key of a person or node; the same in each test."""
+    return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(name.encode()).digest())
+
+
+def pinned(name: str) -> str:
+    """Return the policy's entry for a data holder."""
+    return data_holder(name, key_digest(key_text(person_key(name).public_key())))
+
+
 OPEN_POLICY: Mapping[str, Any] = {
     "admission": {"submitters": ["ada"], "analyses": ["allele-frequency@1.0"]},
+    "approval": {"data_holders": [pinned(HOLDER)]},
     "release": {"mode": "auto"},
 }
+_PEOPLE = ("ada", "bob", "author", "rev1", "rev2", "rev3", HOLDER, "checker-fi", "checker2-fi", "operator-fi", NODE)
+
+
+def make_world(folder: Path) -> TrustWorld:
+    """Return a federation of FI and ES whose analysis is the one that the jobs here ask for."""
+    folder.mkdir(parents=True)
+    for name, content in BUNDLE.items():
+        (folder / name).write_bytes(content)
+    return build_trust_world(
+        folder,
+        datasets={node: f"{node}-lct" for node in (NODE, "ES")},
+        now=START,
+        federation=FEDERATION,
+        keys={name: person_key(name) for name in _PEOPLE},
+    )
 
 
 def job(*, deadline: timedelta = timedelta(minutes=30), **changes: Any) -> JobSpec:
     """Return a job for FI (and ES) that the open policy admits."""
     values: dict[str, Any] = {
+        "federation": FEDERATION,
+        "directory_version": 1,
         "job_id": str(uuid4()),
         "nonce": secrets.token_hex(16),
         "submitter": "ada",
-        "analysis": AnalysisRef(name="allele-frequency", version="1.0", digest=DIGEST),
+        "project": PROJECT,
+        "analysis": ANALYSIS,
         "parameters": {"variants": "15:28365618:A:G"},
         "datasets": tuple(DatasetRef(node=n, dataset=f"{n}-lct", snapshot=SNAPSHOT) for n in (NODE, "ES")),
         "quorum": 2,
@@ -106,18 +155,62 @@ def job(*, deadline: timedelta = timedelta(minutes=30), **changes: Any) -> JobSp
     return JobSpec(**{**values, **changes})
 
 
-def offer(spec: JobSpec, *, attempt: int = 1) -> SignedOffer:
-    """Return the offer of ``spec`` to FI."""
+def signed_as(spec: JobSpec, signer: str = "") -> Signed:
+    """Return the envelope of ``spec`` as its submitter, or another, signs it."""
+    name = signer or spec.submitter
+    return sign(JOB_TYPE, spec.to_bytes(), key_id=name, key=person_key(name))
+
+
+def offer(spec: JobSpec, *, attempt: int = 1, signed: Signed | None = None) -> SignedOffer:
+    """Return the offer of ``spec`` to FI, in its submitter's envelope unless another is given."""
+    envelope = signed or signed_as(spec)
     return SignedOffer(
         run_id=run_id(spec.job_id, NODE, 1),
         job_id=spec.job_id,
         round=1,
         attempt=attempt,
-        payload_type=JOB_TYPE,
-        payload=spec.to_bytes(),
-        key_id=spec.submitter,
-        signature=b"s",
+        payload_type=envelope.payload_type,
+        payload=envelope.payload,
+        key_id=envelope.key_id,
+        signature=envelope.signature,
     )
+
+
+def standing(**changes: Any) -> StandingApproval:
+    """Return the standing approval of FI's data holder for the jobs here."""
+    values: dict[str, Any] = {
+        "approval_id": str(uuid4()),
+        "federation": FEDERATION,
+        "node": NODE,
+        "project": PROJECT,
+        "analysis": ANALYSIS,
+        "datasets": (f"{NODE}-lct",),
+        "limits": ApprovalLimits(max_variants=MAX_VARIANTS, max_region_bases=3_000_000),
+        "approver": HOLDER,
+        "not_before": START,
+        "not_after": START + timedelta(days=300),
+    }
+    return StandingApproval(**{**values, **changes})
+
+
+def approve_job(spec: JobSpec, **changes: Any) -> JobApproval:
+    """Return the approval of ``spec`` by FI's data holder."""
+    values: dict[str, Any] = {
+        "approval_id": str(uuid4()),
+        "federation": FEDERATION,
+        "node": NODE,
+        "job_id": spec.job_id,
+        "job_digest": digest(spec.to_bytes()),
+        "approver": HOLDER,
+        "at": START,
+    }
+    return JobApproval(**{**values, **changes})
+
+
+def approved_by(approval: Approval, signer: str = "") -> Signed:
+    """Return the envelope of ``approval`` as its approver, or another, signs it."""
+    name = signer or approval.approver
+    return sign(APPROVAL_TYPE, approval.to_bytes(), key_id=name, key=person_key(name))
 
 
 def collected(*, people: int = 99, carriers: int = 50, others: int = 80) -> str:
@@ -138,17 +231,34 @@ class Bench:
 
     state: StateFolder
     snapshot: Path
+    world: TrustWorld
+    trust: TrustBook
+    catalogue: Catalogue
+    situation: Situation
     database: Database
     policy: Policy
     offers: Offers
+    approvals: Approvals
     commands: Commands
     executions: Executions
     airlock: Airlock
     scheduler: Scheduler
+    keeper: TrustKeeper
     wishes: Wishes
     bells: Bells
     now: datetime = START
+    alarmed: bool = False
     enqueued: list[str] = field(default_factory=list)
+
+    def trust_changes(self, **fields: Any) -> None:
+        """Replace fields of the directory, and put the new version in force at the node."""
+        self.world.change(**fields)
+        self.trust_now()
+
+    def trust_now(self) -> None:
+        """Put in force what the world has published."""
+        self.trust.view = view = self.world.view
+        self.catalogue.install(view, lambda _path, sha256: self.world.files.target_file(sha256))
 
     async def offer(self, signed: SignedOffer) -> RunRow:
         """Receive an offer as the link does; return the run."""
@@ -170,6 +280,25 @@ class Bench:
         await self.executions.claim(run.run_id, "worker-1")
         return await self.run(run.run_id)
 
+    async def decide(self, name: str, decision: Any, *, why: str = "fine", by: str = "checker-fi") -> RunRow:
+        """Hand in the decision of ``by`` on what waits of a run, signed; return the run."""
+        row = await self.summary(name)
+        made = ReleaseDecision(
+            node=NODE,
+            run_id=name,
+            summary_digest=f"sha256:{row.digest.hex()}",
+            decision=decision,
+            reason=why,
+            checker=by,
+            at=self.now,
+        )
+        signed = sign(DECISION_TYPE, made.to_bytes(), key_id=by, key=person_key(by))
+        return await self.airlock.decide(name, decision, signed)
+
+    async def summary(self, name: str) -> SummaryRow:
+        """Return what the airlock holds of a run."""
+        return await self.database.run(lambda session: session.get_one(SummaryRow, name))
+
     async def reports(self, name: str) -> list[str]:
         """Return the states that were reported of a run, in order."""
 
@@ -186,15 +315,26 @@ class Bench:
         return (await self.database.run(event_head)).seq
 
 
-def make_bench(folder: Path, policy: Mapping[str, Any] = OPEN_POLICY) -> Bench:
-    """Return the parts of FI on a fresh store below ``folder``."""
-    state = create_state_folder(folder / "state")
+def make_bench(folder: Path, policy: Mapping[str, Any] = OPEN_POLICY, *, approved: bool = True) -> Bench:
+    """Return the parts of FI on a fresh store below ``folder``.
+
+    Args:
+        folder: where the state folder is made.
+        policy: the node's.
+        approved: whether its data holder has given a standing approval.
+    """
+    world = make_world(folder / "analysis")
+    return open_bench(create_state_folder(folder / "state"), world, policy, approved=approved)
+
+
+def open_bench(
+    state: StateFolder, world: TrustWorld, policy: Mapping[str, Any] = OPEN_POLICY, *, approved: bool = True
+) -> Bench:
+    """Return the parts of FI on the store in ``state``; twice on one is a restart."""
     database = Database.open(state.database)
-    analysis = InstalledAnalysis(Manifest.model_validate_json(json.dumps(MANIFEST)), DIGEST, folder)
-    analyses = {analysis.key: analysis}
-    reporter, bells = WireReporter(NODE), Bells()
+    reporter, bells, wishes, trust = WireReporter(NODE), Bells(), Wishes(), TrustBook()
+    catalogue = Catalogue(state.analyses, trust.current)
     held: list[Bench] = []
-    in_force = policy_of(policy)
 
     def clock() -> datetime:
         return held[0].now
@@ -205,24 +345,51 @@ def make_bench(folder: Path, policy: Mapping[str, Any] = OPEN_POLICY) -> Bench:
     def enqueue(name: str) -> None:
         held[0].enqueued.append(name)
 
-    gate = Gate(analyses=analyses, policy=current, reporter=reporter)
-    wishes = Wishes()
-    offers = Offers(node=NODE, analyses=analyses, policy=current, draining=lambda: wishes.draining, reporter=reporter)
-    snapshot = make_snapshot(state.datasets / "FI-lct" / SNAPSHOT.removeprefix("sha256:"))
+    entry = world.directory.node(NODE)
+    assert entry is not None
+    situation = Situation(
+        site=Site(FEDERATION, NODE),
+        analyses=catalogue,
+        policy=current,
+        trust=trust.current,
+        keys=NodeKeys(entry.signing_key, entry.agreement_key),
+        draining=lambda: wishes.draining,
+        alarm=lambda: held[0].alarmed,
+    )
+    gate = Gate(
+        analyses=catalogue,
+        policy=current,
+        reporter=reporter,
+        notary=Notary(
+            node=NODE,
+            signer=KeySigner(NODE, person_key(NODE)),
+            trust=trust.current,
+            policy_digest=lambda: policy_digest(held[0].policy),
+            approvals_of=approvals_of,
+        ),
+    )
+    offers = Offers(situation=situation, reporter=reporter)
+    snapshot = state.datasets / "FI-lct" / SNAPSHOT.removeprefix("sha256:")
     bench = Bench(
         state=state,
-        snapshot=snapshot,
+        snapshot=snapshot if snapshot.exists() else make_snapshot(snapshot),
+        world=world,
+        trust=trust,
+        catalogue=catalogue,
+        situation=situation,
         wishes=wishes,
         bells=bells,
         database=database,
-        policy=in_force,
+        policy=policy_of(policy),
         offers=offers,
+        approvals=Approvals(database=database, situation=situation, offers=offers, bells=bells, clock=clock),
         commands=Commands(offers, reporter),
         executions=Executions(
             database=database,
             state=state,
-            analyses=analyses,
+            analyses=catalogue,
             gate=gate,
+            situation=situation,
             reporter=reporter,
             bells=bells,
             clock=clock,
@@ -231,9 +398,11 @@ def make_bench(folder: Path, policy: Mapping[str, Any] = OPEN_POLICY) -> Bench:
         scheduler=Scheduler(
             database=database, policy=current, reporter=reporter, bells=bells, clock=clock, enqueue=enqueue
         ),
+        keeper=TrustKeeper(folder=state.trust, book=trust, catalogue=catalogue, database=database, clock=clock),
     )
     held.append(bench)
-    _found(database, snapshot)
+    bench.trust_now()
+    database._transact(partial(_seed, snapshot=snapshot, approved=approved))
     return bench
 
 
@@ -246,13 +415,13 @@ def make_snapshot(folder: Path) -> Path:
     return folder
 
 
-def _found(database: Database, snapshot: Path) -> None:
-    in_store: Callable[[Session], None] = partial(_seed, snapshot=snapshot)
-    database._transact(in_store)
-
-
-def _seed(session: Session, snapshot: Path) -> None:
+def _seed(session: Session, snapshot: Path, *, approved: bool) -> None:
     found_store(session, str(uuid4()))
+    if session.get(DatasetRow, "FI-lct") is not None:
+        return
+    if approved:
+        approval = standing()
+        keep_approval(session, approved_by(approval), approval, START)
     session.add(
         DatasetRow(
             dataset_id="FI-lct",

@@ -7,6 +7,7 @@ the protocol's: bound to the first key that presents it.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ FEDERATION = "demo.example"
 NODE = NodeId("FI")
 SECRET = encode(b"\x07" * 32)
 NODE_ENDPOINT = "127.0.0.1:7002"
+# Metadata to the coordinator and to enrolment, which compare its digest; what it says is read later.
+TRUST_ROOT = b'{"signed": "a root"}'
 
 Change = Callable[[wire.EnrolResponse], None]
 
@@ -83,6 +86,7 @@ class EnrolmentDouble(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
             server_ca_pem=self.server_ca.certificate_pem.decode(),
             node_endpoint=NODE_ENDPOINT,
             key_fingerprint=digest(der),
+            trust_root=TRUST_ROOT,
         )
 
 
@@ -114,6 +118,7 @@ def enrolment_listener(
     port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(pem_of(key), chain)]))
     server.start()
     try:
-        yield Invitation(NODE, SECRET, double.server_ca.fingerprint, f"127.0.0.1:{port}")
+        digest_ = hashlib.sha256(TRUST_ROOT).digest()
+        yield Invitation(NODE, SECRET, double.server_ca.fingerprint, f"127.0.0.1:{port}", digest_)
     finally:
         server.stop(None).wait()

@@ -19,9 +19,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from node_agent.catalogue import shipped_analyses
+from tests.support.source_tree import ROOT
 
-ALLELE_FREQUENCY: Final = shipped_analyses() / "allele_frequency"
+ALLELE_FREQUENCY: Final = ROOT / "node_agent" / "analyses" / "allele_frequency"
 GRCH37_CONTIGS: Final = {"1": 249250621, "2": 243199373, "22": 51304566}
 GRCH38_CONTIGS: Final = {"1": 248956422, "2": 242193529, "22": 50818468}
 PEOPLE: Final = ("anna", "bela", "cem", "dora")

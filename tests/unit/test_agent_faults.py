@@ -21,7 +21,7 @@ from hansa.contract.errors import HansaError, Reason
 from hansa.contract.limits import SUMMARY_BYTES
 from hansa.contract.outbox import Head
 from hansa.v1 import node_service_pb2, types_pb2
-from node_agent.airlock.gate import RELEASE, Decision
+from node_agent.airlock.gate import RELEASE
 from node_agent.airlock.released import ReleasedSummary
 from node_agent.audit.trail import AuditTrail
 from node_agent.config import StateFolder
@@ -176,7 +176,7 @@ async def test_an_expired_wait_for_release_may_be_tried_again_to_the_end(manual:
     await manual.executions.claim(run.run_id, "worker-2")
     await manual.executions.finish(summary(await manual.run(run.run_id)))
     assert (await manual.run(run.run_id)).state == "AWAITING_RELEASE"
-    await manual.airlock.decide(run.run_id, Decision(RELEASE, "kaisa", "fine"))
+    await manual.decide(run.run_id, RELEASE, why="fine")
     row = await manual.database.run(lambda session: session.get_one(SummaryRow, run.run_id))
     assert (row.attempt, row.execution) == (2, 2)
 
@@ -188,7 +188,7 @@ async def test_past_its_deadline_a_waiting_summary_is_not_released_any_more(manu
     await manual.step()
     assert (await manual.run(run.run_id)).state == "EXPIRED"
     with pytest.raises(HansaError) as refused:
-        await manual.airlock.decide(run.run_id, Decision(RELEASE, "kaisa", "too late"))
+        await manual.decide(run.run_id, RELEASE, why="too late")
     assert refused.value.reason is Reason.RELEASE_CONFLICT
 
 
@@ -256,7 +256,8 @@ async def test_a_damaged_summary_is_never_sent_and_holds_up_no_other(bench: Benc
     damaged, sound = await released(bench), await released(bench)
 
     def damage(session: Session) -> None:
-        session.get_one(SummaryRow, damaged.run_id).summary += b" "
+        row = session.get_one(SummaryRow, damaged.run_id)
+        row.outgoing = (row.outgoing or b"") + b" "
 
     await bench.database.run(damage)
     sent: list[str] = []
@@ -381,9 +382,18 @@ async def test_a_request_without_an_end_is_refused_before_it_fills_the_memory(
         executions=bench.executions,
         datasets=datasets(bench),
         airlock=bench.airlock,
+        approvals=bench.approvals,
         policy=PolicyChanges(book=PolicyBook(state.policy_file), database=bench.database, clock=lambda: bench.now),
         audit=AuditTrail(database=bench.database),
-        views=Views(node="FI", federation="demo", state=state, database=bench.database, link=dict, policy_digest=str),
+        views=Views(
+            node="FI",
+            federation="demo",
+            state=state,
+            database=bench.database,
+            link=dict,
+            policy_digest=str,
+            trust=dict,
+        ),
     )
     given_out = 0
 

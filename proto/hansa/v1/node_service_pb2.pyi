@@ -274,6 +274,7 @@ class EventBody(_message.Message):
     RUN_REPORTED_FIELD_NUMBER: _builtins.int
     INVENTORY_REPORTED_FIELD_NUMBER: _builtins.int
     SUMMARY_RELEASED_FIELD_NUMBER: _builtins.int
+    RELEASE_LOGGED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -282,6 +283,8 @@ class EventBody(_message.Message):
     def inventory_reported(self) -> Global___InventoryReported: ...
     @_builtins.property
     def summary_released(self) -> Global___SummaryReleased: ...
+    @_builtins.property
+    def release_logged(self) -> Global___ReleaseLogged: ...
     def __init__(
         self,
         *,
@@ -289,12 +292,13 @@ class EventBody(_message.Message):
         run_reported: Global___RunReported | None = ...,
         inventory_reported: Global___InventoryReported | None = ...,
         summary_released: Global___SummaryReleased | None = ...,
+        release_logged: Global___ReleaseLogged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "inventory_reported", b"inventory_reported", "occurred_at", b"occurred_at", "run_reported", b"run_reported", "summary_released", b"summary_released"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "inventory_reported", b"inventory_reported", "occurred_at", b"occurred_at", "release_logged", b"release_logged", "run_reported", b"run_reported", "summary_released", b"summary_released"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "inventory_reported", b"inventory_reported", "occurred_at", b"occurred_at", "run_reported", b"run_reported", "summary_released", b"summary_released"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "inventory_reported", b"inventory_reported", "occurred_at", b"occurred_at", "release_logged", b"release_logged", "run_reported", b"run_reported", "summary_released", b"summary_released"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["run_reported", "inventory_reported", "summary_released"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["run_reported", "inventory_reported", "summary_released", "release_logged"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -398,6 +402,47 @@ class SummaryReleased(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SummaryReleased: _TypeAlias = SummaryReleased  # noqa: Y015
+
+@_typing.final
+class ReleaseLogged(_message.Message):
+    """The release's entry stands in the node's audit log, by a checkpoint that the
+    coordinator has cosigned. Comes some time after SummaryReleased.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    ENTRY_FIELD_NUMBER: _builtins.int
+    INCLUSION_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    attempt: _builtins.int
+    checkpoint: _builtins.bytes
+    """A signed note with the node's signature and the coordinator's cosignature."""
+    index: _builtins.int
+    """The entry's place, its bytes, and the proof that it is under the checkpoint."""
+    entry: _builtins.bytes
+    @_builtins.property
+    def inclusion(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        checkpoint: _builtins.bytes = ...,
+        index: _builtins.int = ...,
+        entry: _builtins.bytes = ...,
+        inclusion: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "entry", b"entry", "inclusion", b"inclusion", "index", b"index", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseLogged: _TypeAlias = ReleaseLogged  # noqa: Y015
 
 @_typing.final
 class EventAck(_message.Message):

@@ -6,13 +6,14 @@ Revision ID: 0003
 from __future__ import annotations
 
 import secrets
+from datetime import UTC, datetime
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.orm import Session
 
-from coordinator.store.audit import grow
-from coordinator.store.people_models import AuditRow
+from coordinator.store.base import UtcDateTime
+from hansa.contract.digests import canonical, keyed_hash
+from hansa.contract.merkle import Frontier, leaf_hash
 
 revision = "0003"
 down_revision = "0002"
@@ -36,10 +37,46 @@ def upgrade() -> None:
         sa.Column("hash", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("level", "index", name="pk_audit_nodes"),
     )
-    with Session(op.get_bind(), join_transaction_mode="create_savepoint") as session:
-        for row in session.scalars(sa.select(AuditRow).order_by(AuditRow.index)).all():
-            grow(session, row, secrets.token_bytes(32))
-        session.commit()
+    _grow_over_what_is_there()
+
+
+def _grow_over_what_is_there() -> None:
+    # Tables as they are at this version, whatever the models have become since.
+    acts = sa.table(
+        "audit",
+        sa.column("index", sa.BigInteger()),
+        sa.column("at", UtcDateTime()),
+        sa.column("actor", sa.String()),
+        sa.column("action", sa.String()),
+        sa.column("subject", sa.Text()),
+    )
+    blob = sa.LargeBinary()
+    leaves = sa.table(
+        "audit_leaves",
+        *(
+            sa.column(n, t)
+            for n, t in (("index", sa.BigInteger()), ("salt", blob), ("body", blob), ("leaf_hash", blob))
+        ),
+    )
+    nodes = sa.table(
+        "audit_nodes",
+        *(sa.column(n, t) for n, t in (("level", sa.Integer()), ("index", sa.BigInteger()), ("hash", blob))),
+    )
+    connection, tree = op.get_bind(), Frontier()
+    for index, at, actor, action, subject in connection.execute(sa.select(acts).order_by(acts.c.index)).all():
+        salt = secrets.token_bytes(32)
+        body = _body(
+            at, action, {"actor": keyed_hash(salt, "actor", actor), "subject": keyed_hash(salt, "subject", subject)}
+        )
+        leaf, *above = tree.append(leaf_hash(body))
+        connection.execute(leaves.insert().values(index=index, salt=salt, body=body, leaf_hash=leaf.hash))
+        for node in above:
+            connection.execute(nodes.insert().values(level=node.level, index=node.index, hash=node.hash))
+
+
+def _body(at: datetime, action: str, hashes: dict[str, str]) -> bytes:
+    moment = at.astimezone(UTC).isoformat(timespec="microseconds")
+    return canonical({"v": 1, "at": moment, "action": action, **hashes})
 
 
 def downgrade() -> None:

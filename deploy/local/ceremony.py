@@ -1,0 +1,114 @@
+"""The trust repository of a local federation, made by the public commands alone.
+
+What takes national operators a day in a room (docs/runbooks/key-ceremony.md)
+takes a script a few seconds; the order and the commands are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from deploy.local.cast import (
+    AUTHOR,
+    LOG,
+    RESEARCHER,
+    REVIEWERS,
+    ROOT_SIGNERS,
+    SNAPSHOT,
+    TARGETS_SIGNERS,
+    THRESHOLD,
+    TIMESTAMP,
+    folder_of,
+    members,
+)
+from deploy.local.commands import ANALYSIS, ANALYSIS_FOLDER, call
+from deploy.local.layout import FEDERATION, Layout
+
+PROJECT: Final = "demo"
+_PROJECT_DAYS: Final = 365
+
+
+class Ceremony:
+    """The off-line side of the federation: keys, directory, analyses, signatures."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._repository = str(layout.repository)
+
+    def create_keys(self, nodes: Sequence[str]) -> None:
+        """Make every key of the federation, each role's in a folder of its own."""
+        people = [member.name for member in members(nodes)]
+        names = [*ROOT_SIGNERS, *TARGETS_SIGNERS, SNAPSHOT, TIMESTAMP, LOG, *people]
+        self._layout.keys.mkdir(mode=0o700)
+        for folder in sorted({folder_of(name) for name in names}):
+            (self._layout.keys / folder).mkdir(mode=0o700)
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            made = [pool.submit(call, "hansa", "key", "create", str(self._layout.key(name))) for name in names]
+            recipient = str(self._layout.recipient_key(RESEARCHER))
+            made.append(pool.submit(call, "hansa", "key", "create", "--recipient", recipient))
+            for one in made:
+                one.result()
+
+    def found(self, nodes: Sequence[str], datasets: Sequence[str]) -> None:
+        """Make the first version of the repository, signed by its thresholds.
+
+        Args:
+            nodes: the nodes to come; their keys are added once they have them.
+            datasets: ``NODE/DATASET`` of the one project.
+        """
+        public = self._layout.public_key
+        signers = [
+            *(word for name in ROOT_SIGNERS for word in ("--root-key", str(public(name)))),
+            *(word for name in TARGETS_SIGNERS for word in ("--targets-key", str(public(name)))),
+            *("--root-threshold", str(THRESHOLD), "--targets-threshold", str(THRESHOLD)),
+        ]
+        online = [
+            *("--snapshot-key", str(public(SNAPSHOT))),
+            *("--timestamp-key", str(public(TIMESTAMP))),
+            *("--log-key", str(public(LOG))),
+        ]
+        self._trust("init", "--federation", FEDERATION, *signers, *online)
+        for member in members(nodes):
+            roles = [word for role in member.roles for word in ("--role", role)]
+            where = [word for node in member.nodes for word in ("--node", node)]
+            key = ["--organisation", member.organisation, "--key", str(public(member.name))]
+            if member.name == RESEARCHER:
+                recipient = self._layout.recipient_key(RESEARCHER)
+                key += ["--recipient-key", f"{recipient}.pub"]
+            self._trust("add-person", member.name, *key, *roles, *where)
+        scope = [word for dataset in datasets for word in ("--dataset", dataset)]
+        valid = ["--analysis", ANALYSIS, "--valid", f"{_PROJECT_DAYS}d"]
+        self._trust("add-project", PROJECT, "--researcher", RESEARCHER, *scope, *valid)
+        self._review()
+        self._sign(*ROOT_SIGNERS[:THRESHOLD], *TARGETS_SIGNERS[:THRESHOLD])
+
+    def _review(self) -> None:
+        bundle = str(self._layout.bundle)
+        author = ["--person", AUTHOR, "--key", str(self._layout.key(AUTHOR))]
+        call("hansa", "analysis", "build", str(ANALYSIS_FOLDER), *author, "--to", bundle)
+        for name in REVIEWERS:
+            reviewer = ["--person", name, "--key", str(self._layout.key(name))]
+            call("hansa", "analysis", "review", bundle, *reviewer, "--approve", "--comment", "Counts only.")
+        call("hansa", "analysis", "publish", bundle, "--repo", self._repository)
+
+    def add_nodes(self, nodes: Sequence[str]) -> None:
+        """Take the nodes' cards into the directory as nodes and witnesses, and sign that."""
+        for name in nodes:
+            card = str(self._layout.node(name).card)
+            self._trust("add-node", "--card", card, "--organisation", f"biobank-{name.lower()}")
+            self._trust("add-witness", name)
+        # Others than the first time: any two of the three will do.
+        self._sign(*TARGETS_SIGNERS[-THRESHOLD:])
+
+    def publish(self, profile: str) -> None:
+        """Put the signed version in force at the coordinator."""
+        call("hansa", "trust", "publish", self._repository, env={"HANSA_PROFILE": profile})
+
+    def _sign(self, *names: str) -> None:
+        for name in names:
+            self._trust("sign", "--key", str(self._layout.key(name)))
+
+    def _trust(self, verb: str, *arguments: str) -> None:
+        call("hansa", "trust", verb, self._repository, *arguments)

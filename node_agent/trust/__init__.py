@@ -1,0 +1,1 @@
+"""What the node believes of the federation: verified by itself, against the root that it pinned."""
