@@ -69,6 +69,10 @@ async def test_a_bad_upload_gets_its_answer_and_nothing_is_stored(
 
 def parts_of(entry: Entry, run: str) -> Iterator[bytes]:
     content = with_cells(entry.input["cells"]) if "cells" in entry.input else GOOD
+    if "replace" in entry.input:
+        before, after = entry.input["replace"]
+        assert before.encode() in content
+        content = content.replace(before.encode(), after.encode())
     header = {"run_id": run, "attempt": 1, "execution": 1, "digest": hashlib.sha256(content).digest()}
     changes = entry.input.get("header", {})
     if changes is not None:

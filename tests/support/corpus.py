@@ -170,6 +170,8 @@ class RawNode(ScriptedNode):
     def __init__(self, channel: grpc.aio.Channel, store: NodeStore) -> None:
         super().__init__(store)
         self.error: grpc.aio.AioRpcError | None = None
+        # The run that a test is about.
+        self.run = ""
         call: Any = channel.stream_stream("/hansa.v1.NodeService/Connect")
         self.call = call()
         self._reader = asyncio.create_task(self._read())
