@@ -32,6 +32,8 @@ from coordinator.server import Listener, mutual_credentials, server_credentials,
 from coordinator.services.deadlines import keep_deadlines
 from coordinator.services.desk import Desk
 from coordinator.services.enrolment import Issuer
+from coordinator.services.evidence import LogEvidence
+from coordinator.services.log_evidence import log_evidence
 from coordinator.services.proposals import expire_proposals
 from coordinator.services.sessions import Sessions
 from coordinator.services.trust import keep_fresh, state_in_force
@@ -145,7 +147,7 @@ def _people(base: Foundation, sessions: Sessions, rates: RateLimiter) -> Listene
         server_credentials(base.keys),
         Boundary(Guard(dict.fromkeys(PEOPLE, person), rates)),
         [
-            partial(add_JobServiceServicer_to_server, JobServicer(sessions.desk, lambda _session, _job_id, _now: {})),
+            partial(add_JobServiceServicer_to_server, JobServicer(sessions.desk, _logs(base.keeper))),
             partial(add_CatalogueServiceServicer_to_server, CatalogueServicer(calls, base.clock)),
             partial(add_TrustServiceServicer_to_server, TrustServicer(calls)),
             partial(
@@ -154,6 +156,10 @@ def _people(base: Foundation, sessions: Sessions, rates: RateLimiter) -> Listene
             ),
         ],
     )
+
+
+def _logs(keeper: LogKeeper) -> LogEvidence:
+    return lambda session, job_id, now: log_evidence(session, keeper, job_id, now)
 
 
 def _enrolment(base: Foundation, rates: RateLimiter) -> Listener:

@@ -211,6 +211,7 @@ class Agent:
             database=self._database,
             link=self._standing_json,
             policy_digest=self._policy.digest,
+            logs=self._witness.standing,
             trust=lambda: {**self._trust.standing(), "analyses": approved_digests(self._analyses)},
         )
         airlock = Airlock(database=self._database, gate=gate, bells=self._bells, clock=utc_now)
@@ -219,7 +220,7 @@ class Agent:
             datasets=self._datasets,
             airlock=airlock,
             policy=self._policy_changes,
-            audit=AuditTrail(database=self._database),
+            audit=AuditTrail(database=self._database, witness=self._witness, clock=utc_now),
             approvals=Approvals(
                 database=self._database,
                 situation=self._situation,

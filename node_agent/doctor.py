@@ -22,6 +22,7 @@ from hansa.contract.errors import HansaError
 from hansa.runtime.clock import Clock, utc_now
 from node_agent.config import StateFolder, load_config, open_state_folder
 from node_agent.keys.credential import CREDENTIAL, SERVER_CA, is_enrolled, load_credential
+from node_agent.local_api.client import AgentClient
 from node_agent.policy.file import load_policy
 
 OK: Final = "ok"
@@ -68,6 +69,7 @@ def examine(path: Path, clock: Clock = utc_now) -> Sequence[Finding]:
         ("sqlite", lambda _: _sqlite()),
         ("clock", lambda found: _clock(found, clock())),
         ("coordinator", _coordinator),
+        ("coordinator's log", _coordinator_log),
     )
     return [_run(name, check, state) for name, check in checks]
 
@@ -191,6 +193,18 @@ def _coordinator(state: StateFolder) -> Finding:
         remedy = "check the address, and that the firewall lets this host connect to it"
         return Finding("coordinator", FAILED, f"{endpoint}: {error.strerror or error}", remedy)
     return Finding("coordinator", OK, f"{endpoint} answers over mutual TLS")
+
+
+def _coordinator_log(state: StateFolder) -> Finding:
+    check = "coordinator's log"
+    try:
+        found = AgentClient(state).status()
+    except HansaError:
+        return Finding(check, OK, "not looked at: the agent does not run")
+    if found.get("log_alarm"):
+        remedy = "ask the federation's operators why; then hansa-node audit accept-coordinator-log --reason WHY"
+        return Finding(check, FAILED, f"it has forked, no offer is accepted; {found['log_alarm']}", remedy)
+    return Finding(check, OK, f"{found.get('coordinator_log', 0)} entries seen and cosigned")
 
 
 def _greet(state: StateFolder, endpoint: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import logging
 import sys
 from collections.abc import Callable
@@ -17,12 +18,15 @@ import structlog
 from coordinator.bootstrap import open_foundation, run_coordinator
 from coordinator.config import SERVER_CA_FILE, Config, load_config, make_config
 from coordinator.founding import Founding, check_free, found
+from coordinator.services.erasure import erase_words
+from coordinator.services.nodes import Act
 from coordinator.services.trust import federation_of
 from coordinator.store.audit_check import verify_log
 from coordinator.store.database import Database
 from coordinator.store.schema import migrate as migrate_store
 from coordinator.trust_keys import ROOT_FILE, TRUST_FOLDER, read_keys
 from hansa.contract.errors import HansaError, Reason
+from hansa.contract.ids import PERSON_NAME
 from hansa.runtime.clock import utc_now
 from hansa.runtime.logging import set_up_logging
 from hansa.runtime.supervisor import stop_on_signals
@@ -190,6 +194,31 @@ class _Pins:
 
     certificate: Path
     root: Path
+
+
+@audit.command()
+@click.argument("state_dir", type=_STATE_DIR)
+@click.option("--person", default="", help="Erase every entry by this person, or that names them.")
+@click.option("--index", type=click.IntRange(1), help="Erase one entry, by its number in `hansa audit show`.")
+def erase(state_dir: Path, person: str, index: int | None) -> None:
+    """Erase the words of entries: who acted, and on whom. Stop the server first.
+
+    The log stays whole and verifies: it holds keyed hashes of the words, and
+    their salts are erased with them. The erasure is itself in the log.
+    """
+    if bool(person) == (index is not None):
+        raise click.UsageError("Give --person or --index.")
+    if person and not PERSON_NAME.fullmatch(person):
+        raise HansaError(Reason.PERSON_INVALID, field="person")
+    config = load_config(state_dir)
+    database = Database.open(config.database_url(state_dir))
+    try:
+        count = database.run_sync(
+            lambda session: erase_words(session, index=index, person=person, act=Act(getpass.getuser(), utc_now()))
+        )
+    finally:
+        database.close()
+    click.echo(f"{count} {'entry' if count == 1 else 'entries'} erased")
 
 
 def _profile(config: Config, pins: _Pins, person: str, key_file: str) -> str:

@@ -128,7 +128,7 @@ def _take(session: Session, candidate: _Candidate, duty: TrustDuty, act: Act) ->
     mirror = TrustRepository(session)
     before = mirror.state()
     known = candidate.known or {}
-    files = renew_online(candidate.files.merged(known, {}), duty.online, act.now)
+    files = _online(candidate.files.merged(known, {}), duty, act)
     source = _Mirror(files, mirror)
     trusted = verify_metadata(source, root=candidate.root, known=known, now=act.now)
     past = None if before is None else KnownDirectory(before.directory_version, before.directory_sha256)
@@ -150,6 +150,14 @@ def _take(session: Session, candidate: _Candidate, duty: TrustDuty, act: Act) ->
     _project(session, view)
     _record(session, view, act)
     return view
+
+
+def _online(files: RepositoryFiles, duty: TrustDuty, act: Act) -> RepositoryFiles:
+    """Return ``files`` with snapshot and timestamp, which leave this process only if all of it verifies."""
+    try:
+        return renew_online(files, duty.online, act.now)
+    except RepositoryError as error:
+        raise refusal_of(error) from error
 
 
 class _Mirror:

@@ -9,8 +9,12 @@ from typing import Any, Final
 from sqlalchemy.orm import Session
 
 from hansa.contract.errors import HansaError, Reason
-from node_agent.audit.log import Leaf, leaves, root_of, size_of
+from hansa.contract.notes import parse_note
+from hansa.runtime.clock import Clock, utc_now
+from node_agent.audit.entries import subjects_erased
+from node_agent.audit.log import Leaf, append, erase, leaves, prove_inclusion, root_of, size_of
 from node_agent.audit.verification import PAGE, Fault, Recount, noted_fault
+from node_agent.audit.witness import LogWitness
 from node_agent.store.database import Database
 
 MOST_ENTRIES: Final = 1000
@@ -18,9 +22,11 @@ MOST_ENTRIES: Final = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditTrail:
-    """Reads of one node's log."""
+    """One node's log, and what is witnessed of it and by it."""
 
     database: Database
+    clock: Clock = utc_now
+    witness: LogWitness | None = None
 
     async def entries(self, *, after: int | None, limit: int) -> dict[str, Any]:
         """Return entries in order, with the log's size and root.
@@ -63,6 +69,56 @@ class AuditTrail:
             "root": count.tree.root().hex(),
             "fault": None if fault is None else {"index": fault.index, "fault": fault.fault},
         }
+
+    async def prove(self, index: int) -> dict[str, Any]:
+        """Return an entry with the proof that it is under our present checkpoint.
+
+        Raises:
+            HansaError: ``LOG_ENTRY_UNKNOWN``.
+        """
+        notes = await self._witness().checkpoint()
+        size = parse_note(notes["checkpoint"].encode()).checkpoint.size
+
+        def read(session: Session) -> dict[str, Any]:
+            if index >= size:
+                raise HansaError(Reason.LOG_ENTRY_UNKNOWN, field="index")
+            (leaf,) = leaves(session, index, index + 1)
+            hashes = [one.hex() for one in prove_inclusion(session, index, size)]
+            return {**_entry_json(leaf), "size": size, "hashes": hashes, **notes}
+
+        return await self.database.run(read)
+
+    async def checkpoint(self) -> dict[str, Any]:
+        """Return our newest checkpoint, signed, and the newest that the coordinator has cosigned."""
+        return await self._witness().checkpoint()
+
+    async def erase(self, *, index: int | None, person: str, by: str) -> dict[str, Any]:
+        """Erase one entry's names and reasons, or those of every entry that names a person.
+
+        Raises:
+            HansaError: ``LOG_ENTRY_UNKNOWN``, there is nothing to erase; ``MALFORMED``.
+        """
+        if (index is None) == (not person):
+            raise HansaError(Reason.MALFORMED, "Name either an entry or a person.", field="person")
+        now = self.clock()
+
+        def work(session: Session) -> int:
+            erased = erase(session, index=index, person=person)
+            if not erased:
+                raise HansaError(Reason.LOG_ENTRY_UNKNOWN, "There is nothing to erase.")
+            append(session, subjects_erased(erased, by), now)
+            return len(erased)
+
+        return {"erased": await self.database.run(work)}
+
+    async def accept_coordinator_log(self, *, by: str, reason: str) -> dict[str, Any]:
+        """Take over the coordinator's log although it has forked; see ``LogWitness``."""
+        return await self._witness().accept_coordinator_log(by=by, reason=reason)
+
+    def _witness(self) -> LogWitness:
+        if self.witness is None:
+            raise HansaError(Reason.STATE_FOLDER_INVALID, "This agent has no signing key yet.")
+        return self.witness
 
     async def _recount(self, *, noted: int | None) -> tuple[Recount, Fault | None]:
         count = Recount()

@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from hansa.contract.errors import HansaError, Reason
-from node_agent.cli.invocation import Invocation, output_option, state_options
+from node_agent.cli.invocation import Invocation, login_name, output_option, state_options
 from node_agent.cli.render import print_facts, print_json, print_table, shown
 from node_agent.local_api.client import AgentClient
 
@@ -89,6 +89,73 @@ def export(invocation: Invocation, file: Path) -> None:
         print_json({"file": str(file), **checkpoint})
         return
     print_facts({"file": file, **checkpoint})
+
+
+@audit.command("prove")
+@click.argument("index", type=click.IntRange(0))
+@state_options
+@output_option
+@click.pass_obj
+def prove(invocation: Invocation, index: int) -> None:
+    """Print entry INDEX with the proof that it is under this log's signed checkpoint."""
+    found = AgentClient(invocation.open_state()).prove_audit(index)
+    if invocation.json:
+        print_json(found)
+        return
+    print_facts({"index": found["index"], "size": found["size"], "body": found["body"]})
+    for one in found["hashes"]:
+        click.echo(one)
+    click.echo(found["checkpoint"], nl=False)
+
+
+@audit.command("checkpoint")
+@click.option("--cosigned", is_flag=True, help="The newest one that the coordinator has cosigned.")
+@state_options
+@output_option
+@click.pass_obj
+def checkpoint(invocation: Invocation, cosigned: bool) -> int:
+    """Print where the log stands, as a signed note to be kept elsewhere."""
+    found = AgentClient(invocation.open_state()).audit_checkpoint()
+    if invocation.json:
+        print_json(found)
+        return 0
+    note = found["cosigned" if cosigned else "checkpoint"]
+    if not note:
+        click.echo("The coordinator has cosigned no checkpoint yet.", err=True)
+        return 1
+    click.echo(note, nl=False)
+    return 0
+
+
+@audit.command("erase")
+@click.option("--person", default="", help="Erase this person's name, and every reason that names them.")
+@click.option("--index", type=click.IntRange(0), help="Erase the names and the reason of one entry.")
+@state_options
+@output_option
+@click.pass_obj
+def erase(invocation: Invocation, person: str, index: int | None) -> None:
+    """Erase what entries say of people; the log stays whole, and says that something was erased."""
+    if bool(person) == (index is not None):
+        raise click.UsageError("Give --person or --index.")
+    found = AgentClient(invocation.open_state()).erase_audit(index=index, person=person, by=login_name())
+    if invocation.json:
+        print_json(found)
+        return
+    print_facts({"entries erased": found["erased"]})
+
+
+@audit.command("accept-coordinator-log")
+@click.option("--reason", required=True, help="Why the log may be another one; for this node's log.")
+@state_options
+@output_option
+@click.pass_obj
+def accept_coordinator_log(invocation: Invocation, reason: str) -> None:
+    """End the alarm that the coordinator's log has forked, and go on with the log that it shows now."""
+    found = AgentClient(invocation.open_state()).accept_coordinator_log(reason=reason, by=login_name())
+    if invocation.json:
+        print_json(found)
+        return
+    print_facts({"coordinator's log": f"{found['coordinator_log']} entries, cosigned from here on"})
 
 
 def _entries(agent: AgentClient, size: int) -> Iterator[dict[str, Any]]:

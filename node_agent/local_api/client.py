@@ -129,6 +129,22 @@ class AgentClient:
         noted = "" if size is None else f"?size={size}&root={quote(root)}"
         return self._call("GET", f"/v1/audit/verify{noted}", patience_seconds=_ADD_PATIENCE_SECONDS)
 
+    def audit_checkpoint(self) -> dict[str, Any]:
+        """Return the log's signed checkpoint, and the newest one that the coordinator has cosigned."""
+        return self._call("GET", "/v1/audit/checkpoint")
+
+    def prove_audit(self, index: int) -> dict[str, Any]:
+        """Return an entry with the proof that it is in the log."""
+        return self._call("GET", f"/v1/audit/proofs/{index}")
+
+    def erase_audit(self, *, index: int | None, person: str, by: str) -> dict[str, Any]:
+        """Erase names and reasons; return of how many entries."""
+        return self._call("POST", "/v1/audit/erase", {"index": index, "person": person, "by": by})
+
+    def accept_coordinator_log(self, *, reason: str, by: str) -> dict[str, Any]:
+        """Take over the coordinator's log although it has forked; return how the logs stand."""
+        return self._call("POST", "/v1/audit/accept-coordinator-log", {"reason": reason, "by": by})
+
     def resolve_run(self, text: str) -> str:
         """Return the id of the run that ``text`` names: an id, or its beginning.
 

@@ -65,17 +65,12 @@ class _AddDataset(_Strict):
     staging_dir: str
 
 
-class _Decide(_Strict):
-    # DSSE JSON, as the output checker's command made it.
-    envelope: str
-
-
 class _Decline(_Strict):
     reason: str
     by: str
 
 
-class _Approval(_Strict):
+class _Enveloped(_Strict):
     # DSSE's JSON, as a text: the bytes that were signed.
     envelope: str
 
@@ -97,6 +92,17 @@ class _AuditPage(_Strict):
 class _AuditNoted(_Strict):
     size: int | None = Field(default=None, ge=0)
     root: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
+
+
+class _Erase(_Strict):
+    index: int | None = Field(default=None, ge=0, lt=1 << 62)
+    person: str = Field(default="", max_length=64)
+    by: str
+
+
+class _Accept(_Strict):
+    reason: str
+    by: str
 
 
 class LocalApi:
@@ -149,6 +155,10 @@ class LocalApi:
                 _route("PUT", "/v1/policy", self._put_policy),
                 _route("GET", "/v1/audit", self._show_audit),
                 _route("GET", "/v1/audit/verify", self._verify_audit),
+                _route("GET", "/v1/audit/checkpoint", self._show_checkpoint),
+                _route("GET", "/v1/audit/proofs/{index:int}", self._prove_entry),
+                _route("POST", "/v1/audit/erase", self._erase),
+                _route("POST", "/v1/audit/accept-coordinator-log", self._accept_coordinator_log),
             ]
         )
 
@@ -219,8 +229,7 @@ class LocalApi:
         return await self._decide(request, WITHHOLD)
 
     async def _decide(self, request: Request, decision: str) -> Any:
-        body = _Decide.model_validate_json(await _body(request))
-        run = await self._airlock.decide(request.path_params["id"], decision, from_json(body.envelope.encode()))
+        run = await self._airlock.decide(request.path_params["id"], decision, await _envelope(request))
         return {"run": run_json(run)}
 
     async def _show_policy(self, _request: Request) -> Any:
@@ -239,6 +248,20 @@ class LocalApi:
         noted = _AuditNoted.model_validate(dict(request.query_params))
         return await self._audit.verify(size=noted.size, root=noted.root)
 
+    async def _show_checkpoint(self, _request: Request) -> Any:
+        return await self._audit.checkpoint()
+
+    async def _prove_entry(self, request: Request) -> Any:
+        return await self._audit.prove(min(request.path_params["index"], 1 << 62))
+
+    async def _erase(self, request: Request) -> Any:
+        body = _Erase.model_validate_json(await _body(request))
+        return await self._audit.erase(index=body.index, person=body.person, by=body.by[:64])
+
+    async def _accept_coordinator_log(self, request: Request) -> Any:
+        body = _Accept.model_validate_json(await _body(request))
+        return await self._audit.accept_coordinator_log(by=body.by[:64], reason=body.reason[:1000])
+
 
 async def _body(request: Request, most_bytes: int = _BODY_BYTES) -> bytes:
     body = bytearray()
@@ -250,7 +273,7 @@ async def _body(request: Request, most_bytes: int = _BODY_BYTES) -> bytes:
 
 
 async def _envelope(request: Request) -> Signed:
-    return from_json(_Approval.model_validate_json(await _body(request)).envelope.encode())
+    return from_json(_Enveloped.model_validate_json(await _body(request)).envelope.encode())
 
 
 def _route(method: str, path: str, handler: Handler) -> Route:

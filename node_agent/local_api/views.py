@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -62,9 +62,18 @@ def approval_json(row: ApprovalRow) -> dict[str, Any]:
     }
 
 
+async def _no_logs() -> Mapping[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Views:
-    """Reads of the store. ``link`` returns the link's state, reason and since, ``trust`` what it believes."""
+    """Reads of the store.
+
+    ``link`` returns the link's state, reason and since; ``trust``
+    what it believes; ``logs`` how far the
+    audit logs are witnessed, and the alarm if the coordinator's has forked.
+    """
 
     node: str
     federation: str
@@ -73,6 +82,7 @@ class Views:
     link: Callable[[], Mapping[str, Any]]
     policy_digest: Callable[[], str]
     trust: Callable[[], Mapping[str, Any]]
+    logs: Callable[[], Awaitable[Mapping[str, Any]]] = _no_logs
 
     async def status(self) -> dict[str, Any]:
         """Return how the agent stands."""
@@ -84,6 +94,7 @@ class Views:
             "runs": counts,
             "policy_digest": self.policy_digest(),
             "trust": self.trust(),
+            **await self.logs(),
             "version": version("hansa"),
         }
 

@@ -73,6 +73,7 @@ class Agent:
         parts = SessionParts(
             database=bench.database,
             commands=bench.commands,
+            trust=bench.keeper,
             wishes=bench.wishes,
             bells=bench.bells,
             clock=utc_now,

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import grpc
 import pytest
 
+from hansa.contract.digests import bundle_digest
 from hansa.contract.errors import Reason
 from hansa.v1 import admin_service_pb2, catalogue_service_pb2, types_pb2
-from tests.support.live_coordinator import RITA, LiveCoordinator, NodeKey, info_of, live_coordinator, reason_of
+from tests.support.live_coordinator import RITA, LiveCoordinator, NodeKey, live_coordinator, reason_of
 from tests.support.stores import empty_store_url, postgres
 
 __all__ = ["empty_store_url", "postgres"]
-
-DIGEST = "sha256:" + "1" * 64
 
 
 @pytest.fixture
@@ -48,11 +47,18 @@ def manifest(version: str = "1.0", **changes: Any) -> bytes:
     return json.dumps({**whole, **changes}).encode()
 
 
-async def publish(live: LiveCoordinator, content: bytes, digest: str = DIGEST) -> types_pb2.Analysis:
-    request = admin_service_pb2.PublishAnalysisRequest(request_id=uuid4().hex, manifest=content, digest=digest)
-    answer = await live.admin("PublishAnalysis", request)
-    analysis: types_pb2.Analysis = answer.analysis
-    return analysis
+async def publish(live: LiveCoordinator, content: bytes, *reviewers: str) -> str:
+    """Publish a bundle with votes of ``reviewers``; return its digest."""
+    trust, files = live.trust, {"manifest.json": content, "Snakefile": b"rule all: ..."}
+    bundle = trust.vote(trust.bundle(files), *(reviewers or ("rev1", "rev2")))
+    trust.bundles = [
+        one for one in trust.bundles if (one.ref.name, one.ref.version) != (bundle.ref.name, bundle.ref.version)
+    ]
+    trust.bundles.append(bundle)
+    trust.now = live.clock()
+    trust.publish()
+    await live.publish()
+    return bundle_digest(files)
 
 
 async def get(live: LiveCoordinator, name: str, version: str = "") -> Any:
@@ -61,35 +67,32 @@ async def get(live: LiveCoordinator, name: str, version: str = "") -> Any:
     )
 
 
-async def test_what_is_published_is_found_byte_for_byte_by_every_person(live: LiveCoordinator) -> None:
+async def test_what_is_approved_is_found_byte_for_byte_by_every_person(live: LiveCoordinator) -> None:
     content = manifest()
-    assert (await publish(live, content)).manifest == content
+    digest = await publish(live, content)
     await publish(live, manifest("1.10"))
     found = (await get(live, "counts", "1.0")).analysis
-    assert (found.manifest, found.digest) == (content, DIGEST)
+    assert (found.manifest, found.digest) == (content, digest)
     assert (await get(live, "counts")).analysis.version == "1.10"
     listed = await live.catalogue("ListAnalyses", catalogue_service_pb2.ListAnalysesRequest(), RITA)
-    assert [analysis.version for analysis in listed.analyses] == ["1.0", "1.10"]
+    assert [(one.name, one.version) for one in listed.analyses] == [
+        ("allele-frequency", "1.0"), ("counts", "1.0"), ("counts", "1.10"),
+    ]  # fmt: skip
 
 
-async def test_a_version_is_published_once(live: LiveCoordinator) -> None:
-    first = await publish(live, manifest())
-    assert await publish(live, manifest()) == first
-    for content, digest in ((manifest(title="Other"), DIGEST), (manifest(), "sha256:" + "2" * 64)):
-        assert reason_of(await refusal(publish(live, content, digest))) is Reason.ANALYSIS_EXISTS
+async def test_an_analysis_without_enough_votes_is_not_in_the_catalogue(live: LiveCoordinator) -> None:
+    await publish(live, manifest(), "rev1", "rev3")  # two of one organisation
+    assert reason_of(await refusal(get(live, "counts"))) is Reason.ANALYSIS_UNKNOWN
 
 
-async def test_a_manifest_or_digest_at_fault_is_refused_with_its_field(live: LiveCoordinator) -> None:
-    faults = {
-        "surprise": (manifest(surprise=1), DIGEST),
-        "version": (manifest(version="latest"), DIGEST),
-        "manifest": (b"{", DIGEST),
-        "digest": (manifest(), "md5:1"),
-    }
-    for field, (content, digest) in faults.items():
-        info = info_of(await refusal(publish(live, content, digest)))
-        assert info is not None
-        assert info.metadata["field"] == field
+async def test_a_change_of_an_analysis_begins_without_votes(live: LiveCoordinator) -> None:
+    await publish(live, manifest())
+    old = live.trust.bundles[-1]
+    changed = live.trust.bundle({**old.files, "Snakefile": b"rule all: other"})
+    live.trust.bundles[-1] = replace(changed, votes=old.votes)
+    live.trust.publish()
+    await live.publish()
+    assert reason_of(await refusal(get(live, "counts"))) is Reason.ANALYSIS_UNKNOWN
 
 
 async def test_an_analysis_that_is_not_there_is_told_alike_for_every_name(live: LiveCoordinator) -> None:
@@ -103,18 +106,25 @@ async def test_a_node_goes_the_whole_way_and_every_act_stands_in_the_audit_list(
     await live.confirm("FI", node_key.fingerprint)
     suspend = admin_service_pb2.SuspendNodeRequest(request_id="s", node="FI", reason="maintenance until Monday")
     await live.admin("SuspendNode", suspend)
-    await live.admin("ResumeNode", admin_service_pb2.ResumeNodeRequest(request_id="t", node="FI"))
-    await live.admin("RevokeNode", admin_service_pb2.RevokeNodeRequest(request_id="u", node="FI", reason="left"))
+    await live.two("ResumeNode", admin_service_pb2.ResumeNodeRequest(request_id="t", node="FI"))
+    await live.two("RevokeNode", admin_service_pb2.RevokeNodeRequest(request_id="u", node="FI", reason="left"))
     nodes = (await live.catalogue("ListNodes", catalogue_service_pb2.ListNodesRequest(), RITA)).nodes
     assert [(node.node, node.state, node.reason) for node in nodes] == [("FI", types_pb2.Node.REVOKED, "left")]
     entries = (await live.admin("ListAudit", admin_service_pb2.ListAuditRequest())).entries
-    assert [(entry.actor, entry.action) for entry in reversed(entries)][2:] == [
-        ("olga", "node_invited"),
+    assert [(entry.actor, entry.action) for entry in reversed(entries)] == [
+        ("init", "trust_in_force"),
+        ("op1", "proposal_made"),
+        ("op2", "proposal_seconded"),
+        ("op2", "node_invited"),
         ("node:FI", "node_enrolled"),
-        ("olga", "node_confirmed"),
-        ("olga", "node_suspended"),
-        ("olga", "node_resumed"),
-        ("olga", "node_revoked"),
+        ("op1", "node_confirmed"),
+        ("op1", "node_suspended"),
+        ("op1", "proposal_made"),
+        ("op2", "proposal_seconded"),
+        ("op2", "node_resumed"),
+        ("op1", "proposal_made"),
+        ("op2", "proposal_seconded"),
+        ("op2", "node_revoked"),
     ]
 
 

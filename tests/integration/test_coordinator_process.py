@@ -13,13 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from coordinator.services.people import OPERATOR, make_person
 
 from coordinator.config import make_config
 from coordinator.founding import Founding, found
 from hansa.runtime.clock import utc_now
-from tests.support.live_coordinator import free_ports
-from tests.support.people import public_pem
+from tests.support.job_world import job_trust
+from tests.support.live_coordinator import free_ports, trust_keys
 
 PATIENCE_SECONDS = 60.0
 
@@ -29,7 +28,9 @@ def state_dir(tmp_path: Path) -> Path:
     people, enrolment, node = free_ports(3)
     config = make_config(federation="demo", people_port=people, enrolment_port=enrolment, node_port=node)
     place = tmp_path / "state"
-    found(Founding(place, config, make_person("olga", OPERATOR, public_pem())), store_uuid="u" * 36, now=utc_now())
+    now = utc_now()
+    trust = job_trust(now)
+    found(Founding(place, config, trust.files, trust_keys(trust)), store_uuid="u" * 36, now=now)
     return place
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from coordinator.services.people import add_person, make_person
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 import coordinator.store.job_models
-import coordinator.store.people_models  # noqa: F401 - their tables stand in Base.metadata
+import coordinator.store.people_models
+import coordinator.store.trust_models  # noqa: F401 - their tables stand in Base.metadata
 from coordinator.domain.membership import CredentialState, NodeEvent, NodeState
 from coordinator.store.audit import AuditRepository
 from coordinator.store.base import Base
@@ -29,10 +31,10 @@ from coordinator.store.paging import Page, Slice
 from coordinator.store.people_models import AuditRow, CredentialRow
 from coordinator.store.persons import Person, PersonRepository
 from coordinator.store.requests import Request, answer_once, forget_requests
-from coordinator.store.schema import is_current, migrate
+from coordinator.store.schema import _config, is_current, migrate
+from hansa.contract.directory import Role
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import NodeId
-from tests.support.people import public_pem
 from tests.support.stores import empty_store_url, postgres, store
 
 __all__ = ["empty_store_url", "postgres", "store"]
@@ -225,8 +227,9 @@ def test_versions_are_ordered_by_their_numbers_and_pages_go_through_all_of_them(
     versions = ["1.0", "1.2", "1.10", "2.0", "1.2.1"]
 
     def fill(session: Session) -> None:
-        for version in versions:
-            AnalysisRepository(session).add(Analysis("a", version, KEY, b"{}"), published_by="olga", now=NOW)
+        AnalysisRepository(session).list_exactly(
+            Analysis("a", version, f"sha256:{number:064d}", b"{}") for number, version in enumerate(versions)
+        )
 
     store.run_sync(fill)
     newest = store.run_sync(lambda session: AnalysisRepository(session).newest("a"))
@@ -243,19 +246,53 @@ def test_versions_are_ordered_by_their_numbers_and_pages_go_through_all_of_them(
     assert seen == ["1.0", "1.2", "1.2.1", "1.10", "2.0"]
 
 
-def test_people_are_registered_once_under_one_key(store: Database) -> None:
-    ada = make_person("ada", "researcher", public_pem())
+def test_an_analysis_that_is_listed_no_more_is_kept_for_the_jobs_that_name_it(store: Database) -> None:
+    old, new = Analysis("a", "1.0", KEY, b"{}"), Analysis("a", "1.0", OTHER_KEY, b"[]")
 
-    def add(person: Person) -> Callable[[Session], Person]:
-        return lambda session: add_person(session, person, actor="olga", now=NOW)
+    def steps(session: Session) -> tuple[Analysis | None, ...]:
+        analyses = AnalysisRepository(session)
+        analyses.list_exactly([old])
+        analyses.list_exactly([new])
+        listed = analyses.page(Page(9)).items
+        analyses.list_exactly([])
+        return (*listed, analyses.get("a", "1.0"), analyses.newest("a"), analyses.of_digest(KEY))
 
-    assert store.run_sync(add(ada)) == ada
-    assert store.run_sync(add(ada)) == ada
-    assert reason_of(store, add(make_person("ada", "researcher", public_pem()))) is Reason.PERSON_EXISTS
-    assert reason_of(store, add(make_person("ada", "operator", ada.public_key_pem))) is Reason.PERSON_EXISTS
-    assert store.run_sync(lambda session: PersonRepository(session).page(Page(9)).items) == (ada,)
-    entries = store.run_sync(lambda session: AuditRepository(session).page(Page(9)).items)
-    assert [(entry.actor, entry.action) for entry in entries] == [("olga", "person_added")]
+    assert store.run_sync(steps) == (new, None, None, old)
+
+
+def test_people_are_replaced_whole(store: Database) -> None:
+    ada = Person("ada", "uni-a", (Role.RESEARCHER, Role.AUDITOR), "k1")
+    bob = Person("bob", "uni-b", (Role.REVIEWER,), "k2")
+
+    def steps(session: Session) -> tuple[Person, ...]:
+        people = PersonRepository(session)
+        people.replace_all([ada, bob])
+        people.replace_all([replace(ada, signing_key="k3")])
+        return people.page(Page(9)).items
+
+    assert store.run_sync(steps) == (replace(ada, signing_key="k3"),)
+    assert store.run_sync(lambda session: PersonRepository(session).get("bob")) is None
+
+
+def test_what_was_published_before_the_trust_repository_stays_for_running_jobs_only(empty_store_url: str) -> None:
+    database = Database.open(empty_store_url)
+
+    def old(session: Session) -> None:
+        config = _config()
+        config.attributes["connection"] = session.connection()
+        command.upgrade(config, "0003")
+        values = {"digest": KEY, "manifest": b"{}", "at": "2026-05-01 12:00:00.000000"}
+        for version in ("1.0", "1.1"):
+            statement = "INSERT INTO analyses VALUES ('a', :v, :v, :digest, :manifest, 'olga', :at)"
+            session.execute(sa.text(statement), {**values, "v": version})
+
+    database.run_sync(old)
+    migrate(database)
+    assert database.run_sync(lambda session: AnalysisRepository(session).page(Page(9)).items) == ()
+    kept = database.run_sync(lambda session: AnalysisRepository(session).of_digest(KEY))
+    assert kept is not None
+    assert (kept.name, kept.manifest) == ("a", b"{}")
+    database.close()
 
 
 def test_a_repeated_request_gets_the_first_answer_and_does_nothing(store: Database) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.domain.records import JobRecord
 from coordinator.services.deadlines import due_jobs, keep_deadlines, next_due, pause
 from coordinator.services.evaluation import settle
 from coordinator.services.jobs import Asker, JobView, cancel_job, job_result, list_jobs, show, view_job, watch_job
@@ -18,7 +19,7 @@ from coordinator.services.sessions import Sessions
 from coordinator.services.submission import submit_job
 from coordinator.store.outboxes import CommandRepository
 from coordinator.store.paging import Page
-from hansa.contract.digests import bundle_digest
+from hansa.contract.digests import bundle_digest, digest
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.limits import SESSION_SILENCE
 from hansa.contract.states import JobState, RunState
@@ -82,6 +83,15 @@ def cancels(world: JobWorld, node: str) -> list[str]:
     return [body.cancel.run_id for body in bodies if body.WhichOneof("body") == "cancel"]
 
 
+async def let_out(world: JobWorld, node: PlainNode, job: JobRecord, content: bytes) -> None:
+    """Let ``node`` say that it has released ``content``, with its signed statement."""
+    name = node.store.uuid
+    await node.tell(
+        release(await world.statement(name, job, content), content),
+        report(run_at(job.job_id, name), "RELEASED", execution=1),
+    )
+
+
 async def test_a_job_completes_when_all_summaries_are_there_in_whatever_order(
     world: JobWorld, nodes: dict[str, PlainNode]
 ) -> None:
@@ -90,14 +100,11 @@ async def test_a_job_completes_when_all_summaries_are_there_in_whatever_order(
         await node.take_command()
     contents = {"FI": released(99, 198, 40), "ES": released(107, 214, 60), "IT": released(None, None, None)}
 
-    await nodes["FI"].tell(release(run_at(job.job_id, "FI"), contents["FI"]))
-    await nodes["FI"].tell(report(run_at(job.job_id, "FI"), "RELEASED", execution=1))
+    await let_out(world, nodes["FI"], job, contents["FI"])
     await world.upload("FI", job, contents["FI"])
     await world.upload("ES", job, contents["ES"])
-    await nodes["ES"].tell(
-        release(run_at(job.job_id, "ES"), contents["ES"]), report(run_at(job.job_id, "ES"), "RELEASED", execution=1)
-    )
-    await nodes["IT"].tell(report(run_at(job.job_id, "IT"), "RELEASED", execution=1))
+    await let_out(world, nodes["ES"], job, contents["ES"])
+    await let_out(world, nodes["IT"], job, contents["IT"])
     assert await waits_for(world, job.job_id) == "IT: the released summary is on its way"
     with pytest.raises(HansaError) as caught:
         await result(world, job.job_id)
@@ -112,7 +119,14 @@ async def test_a_job_completes_when_all_summaries_are_there_in_whatever_order(
     assert row["countries"]["IT"]["status"] == "suppressed"
     assert (row["pooled"]["ac"], row["pooled"]["an"], row["pooled"]["partial"]) == (100, 412, True)
     assert found["nodes"] == [
-        {"node": node, "state": "RELEASED", "reason": "", "dataset": f"{node}-aisnp"} for node in NODES
+        {
+            "node": node,
+            "state": "RELEASED",
+            "reason": "",
+            "dataset": f"{node}-aisnp",
+            "statement": digest((await world.statement(node, job, contents[node])).payload),
+        }
+        for node in NODES
     ]
     assert (found["state"], found["quorum"], found["parameters"]) == ("COMPLETED", 3, {"variants": VARIANT})
 
@@ -123,7 +137,7 @@ async def test_a_job_to_which_no_node_may_say_anything_is_withheld(
     job = await world.submit()
     for name, node in nodes.items():
         await node.take_command()
-        await node.tell(report(run_at(job.job_id, name), "RELEASED"))
+        await let_out(world, node, job, released(None, None, None))
         await world.upload(name, job, released(None, None, None))
     found = await result(world, job.job_id)
     assert (found["state"], found["variants"]) == ("WITHHELD", [])
@@ -239,7 +253,7 @@ async def test_the_deadline_ends_a_job_and_expires_what_is_open(world: JobWorld,
     job = await world.submit(quorum=1)
     for node in nodes.values():
         await node.take_command()
-    await nodes["FI"].tell(report(run_at(job.job_id, "FI"), "RELEASED"))
+    await let_out(world, nodes["FI"], job, released())
     await world.upload("FI", job, released())
     assert (await world.job(job.job_id)).state is JobState.PENDING, "reachable nodes are waited for"
     world.clock.advance(timedelta(minutes=30))
@@ -249,7 +263,7 @@ async def test_the_deadline_ends_a_job_and_expires_what_is_open(world: JobWorld,
     assert [(run.state, run.reason) for run in ended.runs[1:]] == [(RunState.EXPIRED, "DEADLINE_PASSED")] * 2
     assert (await nodes["ES"].take_command()).cancel.run_id == run_at(job.job_id, "ES")
     # Late reports change neither the run nor the job.
-    await nodes["ES"].tell(report(run_at(job.job_id, "ES"), "RELEASED"))
+    await let_out(world, nodes["ES"], job, released())
     await world.upload("ES", job, released())
     assert await world.job(job.job_id) == await world.job(job.job_id)
     assert (await world.job(job.job_id)).runs[1].state is RunState.EXPIRED
@@ -263,7 +277,7 @@ async def test_a_job_with_its_quorum_does_not_wait_for_a_node_that_stays_away(
     for node in nodes.values():
         await node.take_command()
     for name in ("FI", "ES"):
-        await nodes[name].tell(report(run_at(job.job_id, name), "RELEASED"))
+        await let_out(world, nodes[name], job, released())
         await world.upload(name, job, released())
     await nodes["IT"].hang_up()
     before = world.clock()
@@ -306,14 +320,14 @@ def test_the_clock_loop_sleeps_precisely_and_never_busily() -> None:
 async def test_an_upload_is_stored_once_and_only_as_announced(world: JobWorld, nodes: dict[str, PlainNode]) -> None:
     job = await world.submit()
     await nodes["FI"].take_command()
-    await nodes["FI"].tell(release(run_at(job.job_id, "FI"), released(ac=41)))
+    content = released(ac=41)
+    await nodes["FI"].tell(release(await world.statement("FI", job, content), content))
 
     async def refused(node: str, content: bytes, **more: int) -> Reason:
         with pytest.raises(HansaError) as caught:
             await world.upload(node, job, content, **more)
         return caught.value.reason
 
-    assert await refused("FI", released(ac=42)) is Reason.SUMMARY_CONFLICT
     assert await refused("SE", released(ac=41)) is Reason.RUN_UNKNOWN
     assert await refused("FI", released(ac=41), attempt=2) is Reason.PROTOCOL_VIOLATION
     await world.upload("FI", job, released(ac=41))
@@ -359,7 +373,7 @@ async def test_summaries_that_cannot_be_combined_fail_the_job_and_nothing_else(
     ).replace(', "released": true', "")
     for name, node in nodes.items():
         await node.take_command()
-        await node.tell(report(run_at(job.job_id, name), "RELEASED"))
+        await let_out(world, node, job, content.encode())
         await world.upload(name, job, content.encode())
     assert (await world.job(job.job_id)).state is JobState.FAILED
     found = await result(world, job.job_id)
@@ -384,8 +398,9 @@ async def test_many_submissions_and_reports_at_once_lose_nothing(world: JobWorld
 
     async def work(name: str, node: PlainNode) -> None:
         for run in [(await node.take_command()).offer.run_id for _ in jobs]:
-            await node.tell(report(run, "ACCEPTED"), report(run, "RUNNING"), report(run, "RELEASED"))
+            await node.tell(report(run, "ACCEPTED"), report(run, "RUNNING"))
         for job in jobs:
+            await let_out(world, node, job, released())
             await world.upload(name, job, released())
 
     await asyncio.gather(*(work(name, node) for name, node in nodes.items()))

@@ -20,9 +20,11 @@ from hansa.contract.limits import CHUNK_BYTES
 from hansa.v1 import admin_service_pb2, catalogue_service_pb2, job_service_pb2, types_pb2
 from hansa.v1 import node_service_pb2 as wire
 from hansa.v1.job_service_pb2_grpc import JobServiceStub
-from tests.support.job_world import BUNDLE_DIGEST, MANIFEST, VARIANT, released, snapshot
+from tests.support.job_world import BUNDLE_DIGEST, VARIANT, released, snapshot
 from tests.support.live_coordinator import CALL_SECONDS, OLGA, RITA, LiveCoordinator, live_coordinator, reason_of
 from tests.support.scripted_node import NodeStore, WireNode, inventory, release, report, run_at
+from tests.support.statements import make_statement
+from tests.support.trust_world import PROJECT
 
 State = types_pb2.Job.State
 
@@ -30,11 +32,6 @@ State = types_pb2.Job.State
 @pytest.fixture
 async def live(tmp_path: Path) -> AsyncIterator[LiveCoordinator]:
     async with live_coordinator(tmp_path / "state") as coordinator:
-        manifest = json.dumps(MANIFEST).encode()
-        publish = admin_service_pb2.PublishAnalysisRequest(
-            request_id="publish", manifest=manifest, digest=BUNDLE_DIGEST
-        )
-        await coordinator.admin("PublishAnalysis", publish)
         yield coordinator
 
 
@@ -50,9 +47,12 @@ def submission(live: LiveCoordinator, *nodes: str, minutes: float = 30, **change
     now = live.clock()
     payload = {
         "v": 1,
+        "federation": "demo",
+        "directory_version": live.trust.directory.version,
         "job_id": str(uuid4()),
         "nonce": uuid4().hex,
         "submitter": RITA,
+        "project": PROJECT,
         "analysis": {"name": "allele-frequency", "version": "1.0", "digest": BUNDLE_DIGEST},
         "parameters": {"variants": VARIANT},
         "datasets": [{"node": n, "dataset": f"{n}-aisnp", "snapshot": snapshot(n)} for n in nodes],
@@ -101,12 +101,14 @@ async def test_a_job_goes_from_a_researcher_over_two_nodes_to_its_result(live: L
 
     contents = {"FI": released(99, 198, 40), "ES": released(107, 214, 60)}
     for name, node in nodes.items():
-        run = (await node.take_command()).offer.run_id
+        offer = (await node.take_command()).offer
+        run, payload = offer.run_id, offer.job.payload
         assert run == run_at(job.job_id, name)
+        statement = make_statement(payload, name, contents[name], key=live.keys[name])
         await node.tell(
             report(run, "ACCEPTED"),
             report(run, "RUNNING", execution=1),
-            release(run, contents[name]),
+            release(statement, contents[name]),
             report(run, "RELEASED", execution=1),
         )
         await node.upload(run, contents[name])
@@ -203,7 +205,7 @@ async def test_a_suspended_node_is_cut_off_at_once_and_may_come_back_when_resume
     assert await node.ended() is Reason.NODE_SUSPENDED
     refused = WireNode(live.node(key), node.store)
     assert await refused.ended() is Reason.NODE_SUSPENDED
-    await live.admin("ResumeNode", admin_service_pb2.ResumeNodeRequest(request_id="r", node="FI"))
+    await live.two("ResumeNode", admin_service_pb2.ResumeNodeRequest(request_id="r", node="FI"))
     again = WireNode(live.node(key), node.store)
     await again.attach()
     await again.heartbeat()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from coordinator.services.witnessing import published_checkpoint
 from coordinator.store.audit_check import verify_log
@@ -240,7 +241,7 @@ def test_a_coordinator_that_was_restored_from_a_backup_raises_the_nodes_alarm(wo
     assert node.witness.alarm()
 
 
-def _cut_coordinators_log(session) -> None:  # type: ignore[no-untyped-def]
+def _cut_coordinators_log(session: Session) -> None:
     for statement in (
         'DELETE FROM audit WHERE "index" > 4',
         'DELETE FROM audit_leaves WHERE "index" > 4',

@@ -38,7 +38,16 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         airlock=made.airlock,
         policy=PolicyChanges(book=PolicyBook(state.policy_file), database=database, clock=lambda: made.now),
         audit=AuditTrail(database=database),
-        views=Views(node="FI", federation="demo", state=state, database=database, link=dict, policy_digest=str),
+        approvals=made.approvals,
+        views=Views(
+            node="FI",
+            federation="demo",
+            state=state,
+            database=database,
+            link=dict,
+            policy_digest=str,
+            trust=dict,
+        ),
     )
     with serving(api.app(), state):
         yield made
@@ -59,7 +68,7 @@ def audit(bench: Bench, *arguments: str) -> Done:
 
 def test_the_newest_entries_are_shown_with_who_and_why(bench: Bench) -> None:
     fill(bench, 5)
-    bench.database._transact(lambda session: erase(session, 4))
+    bench.database._transact(lambda session: erase(session, index=4))
     done = audit(bench, "show", "--limit", "2")
     assert (done.code, done.err) == (0, "")
     assert done.out.count("policy_changed") == 2

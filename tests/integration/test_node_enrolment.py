@@ -20,6 +20,8 @@ from node_agent.config import StateFolder, create_state_folder, load_config, loc
 from node_agent.keys.credential import PENDING, is_enrolled, key_fingerprint, load_credential, load_server_ca
 from node_agent.keys.enrolment import enrol
 from node_agent.keys.identity import load_identity
+from node_agent.policy.file import store_policy
+from node_agent.policy.policy import Policy
 from tests.support.enrolment_double import (
     FEDERATION,
     NODE,
@@ -101,6 +103,7 @@ def test_the_nodes_own_keys_are_there_before_the_first_request_and_outlive_a_los
 def test_the_card_shows_the_public_keys_alone_under_one_fingerprint(state: StateFolder) -> None:
     with enrolment_listener(EnrolmentDouble()) as invitation:
         outcome = enrol(invitation.token(), state)
+    store_policy(state.policy_file, Policy())
     done = hansa_node(state.path, "card", "--output", "json")
     assert done.code == 0, done.err
     card = json.loads(done.out)
@@ -209,7 +212,7 @@ def test_an_answer_that_is_not_to_our_request_leaves_nothing_behind(
 ) -> None:
     with enrolment_listener(EnrolmentDouble(change=change)) as invitation:
         assert refusal(invitation.token(), state) is Reason.ENROLMENT_REFUSED
-    assert {path.name for path in state.keys.iterdir()} == {PENDING}
+    assert {path.name for path in state.keys.iterdir()} == {PENDING, "signing.key", "agreement.key"}
 
 
 def test_an_answer_for_another_node_is_refused(state: StateFolder) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from coordinator.services.people import make_person
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,11 +16,9 @@ from hansa.contract.enrolment import Invitation, parse_token
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import NodeId
 from hansa.v1 import admin_service_pb2, types_pb2
-from tests.support.people import public_pem
 
 EVENTS = st.lists(st.sampled_from(list(NodeEvent)), max_size=30)
 KEY = b"k" * 32
-PEM = public_pem()
 
 
 def run(events: list[NodeEvent]) -> list[NodeState]:
@@ -114,14 +111,3 @@ def test_an_invitation_lives_at_most_a_week(seconds: int) -> None:
         assert seconds > timedelta(days=7).total_seconds()
         return
     assert timedelta(0) < life <= timedelta(days=7)
-
-
-@given(st.text(max_size=70))
-def test_a_persons_name_is_plain_or_refused(name: str) -> None:
-    try:
-        person = make_person(name, "researcher", PEM)
-    except HansaError as error:
-        assert (error.reason, error.field) == (Reason.PERSON_INVALID, "name")  # noqa: PT017 - either outcome is right
-        return
-    assert person.name.isascii()
-    assert person.name == person.name.strip().lower()

@@ -22,29 +22,31 @@ from hansa.contract.log_evidence import (
     CHECKPOINT_FILE,
     ENTRIES_FILE,
     PROOFS_FILE,
+    RELEASED,
+    SUBMITTED,
     LoggedEntries,
     LoggedEntry,
     LoggedProof,
     LoggedProofs,
     NodeProof,
     file_bytes,
+    logged_release,
+    logged_submission,
     node_checkpoint_file,
     node_proof_file,
-    released_facts,
-    submitted_facts,
 )
 from hansa.contract.manifest import parse_manifest
 from hansa.contract.merkle import Frontier, inclusion_proof, leaf_hash
 from hansa.contract.notes import Checkpoint, coordinator_origin, cosign, node_origin, sign_checkpoint
 from hansa.contract.raw_keys import agreement_key, key_text
-from hansa.contract.receipt import RULES, subject_name
 from hansa.contract.sealing import SealContext, seal
-from hansa.contract.statement import Decider, LogPlace, Release, RuleOutcome, Statement, Subject, SubjectDigest
+from hansa.contract.statement import LogPlace, Statement
 from hansa.contract.states import JobState, RunState
 from hansa.contract.summary import parse_summary
 from hansa.sdk.evidence import JOB_FILE, METADATA, RESULT_FILE, TARGETS, statement_file, summary_file
 from hansa.sdk.verification import Verifier
 from hansa.statistics.result import JobEnd, RunEnd, result_bytes
+from tests.support.statements import make_statement
 from tests.support.trust_world import PROJECT, TrustWorld, build_trust_world
 
 ALLELE_FREQUENCY: Final = Path(__file__).parents[2] / "node_agent" / "analyses" / "allele_frequency"
@@ -147,33 +149,9 @@ class EvidenceWorld:
         left = hashlib.sha256(content).hexdigest()
         facts = {"run": run, "job": spec.job_id, "digest": f"sha256:{left}", "decider": "rules"}
         index = log.append({"v": 1, "at": "t", "action": "summary_released", "facts": facts, "subjects": {}})
-        ref = spec.dataset_at(node)
-        values: dict[str, Any] = {
-            "federation": spec.federation,
-            "node": node,
-            "job_id": spec.job_id,
-            "job_digest": digest(job.payload),
-            "round": 1,
-            "run_id": run,
-            "attempt": 1,
-            "execution": 1,
-            "analysis": spec.analysis,
-            "dataset": ref.dataset,
-            "snapshot": ref.snapshot,
-            "policy_digest": digest(b"policy"),
-            "directory_version": spec.directory_version,
-            "release_class": "auto",
-            "checks": (RuleOutcome(rule="cohort", outcome="pass"),),
-            "approvals": (digest(b"approval"),),
-            "deciders": (Decider(by=RULES),),
-            "recipient_key": spec.recipient_key,
-            "released_at": self.trust.now + timedelta(minutes=1),
-            "log": LogPlace(index=index, leaf_hash=leaf_hash(log.bodies[index]).hex()),
-        }
-        release = Release.model_validate({**values, **changes})
-        subject = Subject(name=subject_name(spec), digest=SubjectDigest(sha256=left))
-        payload = Statement(subject=(subject,), predicate=release).to_bytes()
-        return envelope.sign(envelope.STATEMENT_TYPE, payload, key_id=node, key=self.trust.keys[signer])
+        place = LogPlace(index=index, leaf_hash=leaf_hash(log.bodies[index]).hex())
+        key = self.trust.keys[signer]
+        return make_statement(job.payload, node, content, key=key, **{"log": place, **changes})
 
     def left(self, job: Signed, node: str, plain: bytes) -> bytes:
         """Return what leaves a node: the summary or its sealed form."""
@@ -234,14 +212,15 @@ class EvidenceWorld:
         """Return the logs' files."""
         spec = JobSpec.model_validate_json(job.payload)
         log, federation = TestLog(), spec.federation
-        told: list[Mapping[str, Any]] = [submitted_facts(spec.job_id, digest(job.payload))]
-        told += [
-            released_facts(spec.job_id, node, run_id(spec.job_id, node, 1), digest(signed.payload))
-            for node, signed in statements.items()
+        told: list[tuple[str, Mapping[str, Any]]] = [
+            (SUBMITTED, logged_submission(spec.job_id, digest(job.payload))),
+            *(
+                (RELEASED, logged_release(spec.job_id, node, run_id(spec.job_id, node, 1), digest(signed.payload)))
+                for node, signed in statements.items()
+            ),
         ]
-        for facts in told:
-            rest = {name: value for name, value in facts.items() if name != "action"}
-            log.append({"v": 1, "at": "t", "action": facts["action"], "facts": rest, "actor": "h", "subject": "h"})
+        for action, facts in told:
+            log.append({"v": 1, "at": "t", "action": action, "facts": facts, "actor": "h", "subject": "h"})
         note = sign_checkpoint(log.checkpoint(coordinator_origin(federation)), self.trust.keys[COORDINATOR])
         witnesses = [
             cosign(note.checkpoint, name=node_origin(federation, node), key=self.trust.keys[node], seconds=1)

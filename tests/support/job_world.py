@@ -39,6 +39,7 @@ from hansa.contract.directory import Role
 from hansa.contract.envelope import Signed
 from hansa.contract.ids import NodeId, run_id
 from hansa.trust.files import RepositoryFiles
+from tests.support.statements import make_statement
 from tests.support.trust_world import PROJECT, TrustWorld, build_trust_world
 
 START = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
@@ -160,6 +161,11 @@ class JobWorld:
 
     async def job(self, job_id: str) -> JobRecord:
         return await self.desk.read(lambda session: JobRepository(session).get(job_id))
+
+    async def statement(self, node: str, job: JobRecord, content: bytes, **changes: Any) -> Signed:
+        """Return the statement of ``node`` that ``content`` left for the job."""
+        payload = (await self.desk.read(lambda session: JobRepository(session).envelope(job.job_id))).payload
+        return make_statement(payload, node, content, key=changes.pop("key", self.keys[node]), **changes)
 
     async def upload(self, node: str, job: JobRecord, content: bytes, *, attempt: int = 1) -> None:
         announced = Announced(

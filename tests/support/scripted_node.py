@@ -15,12 +15,14 @@ from typing import Any
 
 import grpc
 
-from coordinator.api.frames import coordinator_frame, node_frame
+from coordinator.api.frames import coordinator_frame, envelope_message, node_frame
 from coordinator.domain import frames as plain
 from coordinator.services.sessions import NodeSession, Sessions
+from hansa.contract.envelope import Signed
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import NodeId, run_id
 from hansa.contract.outbox import Head
+from hansa.contract.statement import parse_statement
 from hansa.v1 import node_service_pb2 as wire
 from hansa.v1 import types_pb2
 from tests.support.live_coordinator import reason_of
@@ -99,11 +101,18 @@ def report(run: str, state: str, **fields: object) -> wire.EventBody:
     return wire.EventBody(run_reported=reported)
 
 
-def release(run: str, content: bytes) -> wire.EventBody:
-    """Return the event that the summary ``content`` was released."""
-    released = wire.SummaryReleased(
-        run_id=run, attempt=1, summary_digest=hashlib.sha256(content).digest(), summary_size=len(content)
-    )
+def release(statement: Signed, content: bytes, **changes: Any) -> wire.EventBody:
+    """Return the event that ``content`` was released, with the statement of it; ``changes`` replace fields."""
+    predicate = parse_statement(statement.payload).predicate
+    values: dict[str, Any] = {
+        "run_id": predicate.run_id,
+        "attempt": predicate.attempt,
+        "execution": predicate.execution,
+        "summary_digest": hashlib.sha256(content).digest(),
+        "summary_size": len(content),
+        "statement": envelope_message(statement),
+    }
+    released = wire.SummaryReleased(**{**values, **changes})
     return wire.EventBody(summary_released=released)
 
 

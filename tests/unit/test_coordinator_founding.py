@@ -17,11 +17,15 @@ from coordinator.bootstrap import open_foundation
 from coordinator.ca.files import create_keys, load_keys
 from coordinator.cli.main import main
 from coordinator.config import load_config, make_config
+from coordinator.services.trust import pinned_root
 from coordinator.store.database import Database
 from coordinator.store.federation import read_federation
 from coordinator.store.persons import PersonRepository
+from hansa.contract.directory import Role
 from hansa.contract.errors import HansaError, Reason
-from tests.support.people import public_pem
+from hansa.runtime.clock import utc_now
+from tests.support.trust_repository import as_arguments, write_trust
+from tests.support.trust_world import TrustWorld, build_trust_world
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 Init = Callable[..., Result]
@@ -32,28 +36,37 @@ def state_dir(tmp_path: Path) -> Path:
     return tmp_path / "coordinator"
 
 
-@pytest.fixture
-def init(tmp_path: Path, state_dir: Path) -> Init:
-    key = tmp_path / "olga.pub"
-    key.write_text(public_pem())
+@pytest.fixture(scope="module")
+def trust() -> TrustWorld:
+    return build_trust_world(now=utc_now())
 
-    def run(*more: str, operator: str = "olga", federation: str = "demo", key: Path = key) -> Result:
-        given = ["init", str(state_dir), "--federation", federation, "--operator", operator, "--operator-key", str(key)]
-        return CliRunner().invoke(main, [*given, *more])
+
+@pytest.fixture
+def options(trust: TrustWorld, tmp_path: Path) -> dict[str, str]:
+    return dict(write_trust(trust, tmp_path / "given"))
+
+
+@pytest.fixture
+def init(options: dict[str, str], state_dir: Path) -> Init:
+    def run(*more: str, **changed: str) -> Result:
+        given = {**options, **{f"--{name.replace('_', '-')}": value for name, value in changed.items()}}
+        return CliRunner().invoke(main, ["init", str(state_dir), *as_arguments(given), *more])
 
     return run
 
 
-def test_init_makes_all_that_serving_needs(init: Init, state_dir: Path) -> None:
+def test_init_makes_all_that_serving_needs(init: Init, state_dir: Path, trust: TrustWorld) -> None:
     result = init("--people-port", "9001", "--enrolment-port", "9002", "--node-port", "9003")
     assert result.exit_code == 0, result.output
     assert "hansa-coordinator serve" in result.output
     foundation = open_foundation(state_dir, lambda: NOW)
     assert foundation.config.federation == "demo"
     assert (foundation.config.people_port, foundation.config.node_port) == (9001, 9003)
-    olga = foundation.database.run_sync(lambda session: PersonRepository(session).get("olga"))
-    assert olga is not None
-    assert olga.role == "operator"
+    ada = foundation.database.run_sync(lambda session: PersonRepository(session).get("ada"))
+    assert ada is not None
+    assert (ada.organisation, ada.roles) == ("uni-a", (Role.RESEARCHER,))
+    assert foundation.database.run_sync(pinned_root) == trust.root
+    assert (state_dir / "trust" / "root.json").read_bytes() == trust.root
     foundation.database.close()
 
 
@@ -62,7 +75,11 @@ def test_keys_are_readable_by_nobody_else(init: Init, state_dir: Path) -> None:
     assert stat.S_IMODE(state_dir.stat().st_mode) == 0o700
     keys = list((state_dir / "ca").glob("*.key"))
     assert {key.name for key in keys} == {"server-ca.key", "node-ca.key", "server.key", "invitations.key"}
-    assert {stat.S_IMODE(key.stat().st_mode) for key in [*keys, state_dir / "coordinator.toml"]} == {0o600}
+    signing = list((state_dir / "trust").glob("*.key"))
+    assert {key.name for key in signing} == {"snapshot.key", "timestamp.key", "log.key"}
+    private = [*keys, *signing, state_dir / "coordinator.toml"]
+    assert {stat.S_IMODE(key.stat().st_mode) for key in private} == {0o600}
+    assert {stat.S_IMODE((state_dir / name).stat().st_mode) for name in ("ca", "trust")} == {0o700}
 
 
 def test_a_second_init_is_refused_and_changes_nothing(init: Init, state_dir: Path) -> None:
@@ -86,21 +103,45 @@ def test_an_empty_folder_will_do(init: Init, state_dir: Path) -> None:
     assert init().exit_code == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        ({"operator": "Olga"}, "PERSON_INVALID"),
-        ({"federation": "Demo!"}, "CONFIG_INVALID"),
-        ({"key": Path(__file__)}, "KEY_INVALID"),
-    ],
-)
-def test_wrong_input_leaves_nothing_behind(
-    init: Init, state_dir: Path, tmp_path: Path, arguments: dict[str, object], reason: str
+def test_wrong_keys_or_names_leave_nothing_behind(init: Init, options: dict[str, str], tmp_path: Path) -> None:
+    wrong = {
+        "KEY_INVALID": [
+            {"snapshot_key": options["--timestamp-key"]},
+            {"log_key": options["--snapshot-key"]},
+            {"log_key": str(Path(__file__))},
+        ],
+        "CONFIG_INVALID": [{"federation": "Demo!"}],
+        "TRUST_INVALID": [{"federation": "other"}],
+        "TRUST_UNKNOWN": [{"trust": str(tmp_path)}],
+    }
+    for reason, cases in wrong.items():
+        for changed in cases:
+            result = init(**changed)
+            assert (result.exit_code, reason in result.output) == (1, True), result.output
+            assert [path.name for path in tmp_path.iterdir()] == ["given"]
+
+
+def test_a_repository_that_does_not_verify_leaves_nothing_behind(
+    init: Init, options: dict[str, str], tmp_path: Path
 ) -> None:
-    result = init(**arguments)
-    assert result.exit_code == 1
-    assert reason in result.output
-    assert [path.name for path in tmp_path.iterdir()] == ["olga.pub"]
+    targets = Path(options["--trust"], "metadata", "1.targets.json")
+    targets.write_bytes(targets.read_bytes().replace(b'"demo"', b'"evil"').replace(b'"version": 1', b'"version": 2'))
+    for path in Path(options["--trust"], "metadata").glob("*snapshot*"):
+        path.unlink()
+    result = init()
+    assert (result.exit_code, "TRUST_" in result.output) == (1, True), result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["given"]
+
+
+def test_the_newest_root_is_pinned(init: Init, state_dir: Path, tmp_path: Path) -> None:
+    trust = build_trust_world(now=utc_now())
+    second = trust.publish_root(trust.plan(), ("root1", "root2"))
+    trust.renew(trust.now)
+    given = write_trust(trust, tmp_path / "second")
+    names = {name.removeprefix("--").replace("-", "_"): value for name, value in given.items()}
+    result = init(**names)
+    assert result.exit_code == 0, result.output
+    assert (state_dir / "trust" / "root.json").read_bytes() == second
 
 
 def test_a_database_that_cannot_be_reached_leaves_nothing_behind(init: Init, tmp_path: Path) -> None:
@@ -108,14 +149,14 @@ def test_a_database_that_cannot_be_reached_leaves_nothing_behind(init: Init, tmp
     assert result.exit_code == 1
     assert "CONFIG_INVALID" in result.output
     assert "pa55word" not in result.output
-    assert [path.name for path in tmp_path.iterdir()] == ["olga.pub"]
+    assert [path.name for path in tmp_path.iterdir()] == ["given"]
 
 
 def test_a_database_that_has_a_federation_is_refused(init: Init, tmp_path: Path, state_dir: Path) -> None:
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     assert init("--database", url).exit_code == 0
     state_dir.rename(tmp_path / "first")
-    result = init("--database", url, federation="second")
+    result = init("--database", url)
     assert result.exit_code == 1
     assert "holds the federation demo already" in result.output
     assert not state_dir.exists()
@@ -136,6 +177,7 @@ def test_a_profile_tells_a_client_where_and_whom_to_trust(init: Init, state_dir:
         "federation": "demo",
         "endpoint": "127.0.0.1:9001",
         "ca_file": str(state_dir / "server-ca.pem"),
+        "trust_root": str(state_dir / "trust" / "root.json"),
         "person": "olga",
         "key_file": str(key),
     }
@@ -143,7 +185,9 @@ def test_a_profile_tells_a_client_where_and_whom_to_trust(init: Init, state_dir:
     written = CliRunner().invoke(main, ["profile", str(state_dir), "--write", str(handout)])
     assert written.exit_code == 0
     assert (handout / "server-ca.pem").read_bytes() == (state_dir / "server-ca.pem").read_bytes()
-    assert tomllib.loads((handout / "people.toml").read_text())["ca_file"] == str(handout / "server-ca.pem")
+    assert (handout / "root.json").read_bytes() == (state_dir / "trust" / "root.json").read_bytes()
+    profile = tomllib.loads((handout / "people.toml").read_text())
+    assert (profile["ca_file"], profile["trust_root"]) == (str(handout / "server-ca.pem"), str(handout / "root.json"))
 
 
 def test_a_store_of_another_release_is_not_served_and_the_remedy_is_told(init: Init, state_dir: Path) -> None:

@@ -121,7 +121,7 @@ async def test_a_persons_decision_is_recorded_with_who_and_why(manual: Bench, ch
     await manual.decide(run.run_id, choice, why="checked twice")
     last = (await entries(manual))[-1]
     assert (last["action"], last["facts"]["decider"]) == (action, "person")
-    assert last["subjects"] == {"by": "pia", "reason": "checked twice"}
+    assert last["subjects"] == {"by": "checker-fi", "reason": "checked twice"}
 
 
 async def test_a_summary_that_the_rules_keep_is_recorded_without_its_digest(bench: Bench) -> None:
@@ -366,7 +366,7 @@ async def test_a_noted_root_without_its_size_is_refused(bench: Bench) -> None:
 async def test_names_and_reasons_can_be_erased_and_the_log_still_verifies(bench: Bench) -> None:
     await fill(bench, 6)
     before = await AuditTrail(database=bench.database).verify()
-    assert await bench.database.run(lambda session: erase(session, 3)) == 1
+    assert await bench.database.run(lambda session: erase(session, index=3)) == [3]
     assert await AuditTrail(database=bench.database).verify() == before
     shown = await entries(bench)
     assert [entry["subjects"]["by"] for entry in shown] == ["ada", "ada", "ada", None, "ada", "ada"]

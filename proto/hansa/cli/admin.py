@@ -1,11 +1,10 @@
-"""``hansa admin``: the federation operator's people, nodes, analyses and audit list."""
+"""``hansa admin``: the federation operator's nodes, what waits for a second operator, and the audit list."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from pathlib import Path
 
 import click
 
@@ -18,9 +17,7 @@ from hansa.cli.session import run
 from hansa.cli.text import safe
 from hansa.contract.digests import DIGEST
 from hansa.contract.errors import HansaError, Reason
-from hansa.sdk.bundle import load_bundle
 from hansa.sdk.client import Client
-from hansa.sdk.keys import public_pem, read_public_key
 from hansa.v1 import types_pb2
 
 _MOST_INVITED = timedelta(days=7)
@@ -28,7 +25,7 @@ _MOST_INVITED = timedelta(days=7)
 
 @click.group()
 def admin() -> None:
-    """For federation operators: people, nodes, analyses, audit."""
+    """For federation operators: people, nodes, proposals, audit."""
 
 
 @admin.group()
@@ -36,33 +33,17 @@ def person() -> None:
     """Who may ask, and who operates."""
 
 
-@person.command("add")
-@click.argument("name")
-@click.option("--role", type=click.Choice(["researcher", "operator"]), required=True)
-@click.option("--key", "key_path", type=click.Path(path_type=Path), required=True, help="Their public key (.pub).")
-@remote
-@click.pass_obj
-def add_person(invocation: Invocation, name: str, role: str, key_path: Path, output: str) -> None:
-    """Make NAME known by a public key."""
-    pem = public_pem(read_public_key(key_path))
-    added = run(invocation, lambda client: client.admin.add_person(name, role=role, public_key_pem=pem))
-    if output == "json":
-        print_json(documents.person(added))
-    else:
-        print_fields({"person": added.name, "role": added.role, "fingerprint": added.key_fingerprint})
-
-
 @person.command("list")
 @remote
 @click.pass_obj
 def list_persons(invocation: Invocation, output: str) -> None:
-    """List everybody who is known."""
+    """List the people of the directory in force."""
     found = run(invocation, lambda client: client.admin.persons())
     if output == "json":
         print_json({"persons": [documents.person(one) for one in found]})
         return
-    rows = [(one.name, one.role, one.key_fingerprint) for one in found]
-    print_table(("PERSON", "ROLE", "KEY"), rows, nothing="Nobody is known.")
+    rows = [(one.name, one.organisation, ", ".join(one.roles), one.key_fingerprint) for one in found]
+    print_table(("PERSON", "ORGANISATION", "ROLES", "KEY"), rows, nothing="Nobody is known.")
 
 
 @admin.group()
@@ -79,15 +60,14 @@ def invite(invocation: Invocation, name: str, valid: timedelta, output: str) -> 
     """Print the one-time token with which NODE enrols."""
     if valid > _MOST_INVITED:
         raise HansaError(Reason.MALFORMED, "An invitation is valid for at most 7 days.", field="valid")
-    answer = run(invocation, lambda client: client.admin.invite_node(name, valid=valid))
+    invited = run(invocation, lambda client: client.admin.invite_node(name, valid=valid))
+    expires = f"{invited.expires_at:%Y-%m-%dT%H:%M:%S}Z"
     if output == "json":
-        expires = documents.rfc3339(answer.expires_at)
-        print_json({"node": name, "token": answer.token, "expires_at": expires})
+        print_json({"node": name, "token": invited.token, "expires_at": expires})
         return
     # The token alone on stdout, so that a script can take it.
-    click.echo(safe(answer.token))
-    until = documents.shown_time(answer.expires_at)
-    click.echo(f"Valid until {until}, for one key. At the node: hansa-node enrol TOKEN", err=True)
+    click.echo(safe(invited.token))
+    click.echo(f"Valid until {expires}, for one key. At the node: hansa-node enrol TOKEN", err=True)
 
 
 @node.command()
@@ -183,22 +163,37 @@ def list_nodes(invocation: Invocation, output: str) -> None:
 
 
 @admin.group()
-def analysis() -> None:
-    """Which analyses may be asked for."""
+def proposal() -> None:
+    """What waits for a second operator."""
 
 
-@analysis.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@proposal.command("list")
 @remote
 @click.pass_obj
-def publish(invocation: Invocation, folder: Path, output: str) -> None:
-    """Publish the analysis in FOLDER: its manifest, and the digest of its files."""
-    bundle = load_bundle(folder)
-    published = run(invocation, lambda client: client.admin.publish_analysis(bundle))
+def list_proposals(invocation: Invocation, output: str) -> None:
+    """List what one operator has asked for and a second one has to ask for too."""
+    found = run(invocation, lambda client: client.admin.proposals())
     if output == "json":
-        print_json(documents.analysis(published))
+        print_json({"proposals": [documents.proposal(one) for one in found]})
+        return
+    rows = [
+        (one.proposal_id, one.method, one.subject, one.proposed_by, documents.shown_time(one.expires_at))
+        for one in found
+    ]
+    print_table(("PROPOSAL", "WHAT", "TO", "BY", "UNTIL"), rows, nothing="Nothing waits.")
+
+
+@proposal.command()
+@click.argument("proposal_id", metavar="PROPOSAL")
+@remote
+@click.pass_obj
+def withdraw(invocation: Invocation, proposal_id: str, output: str) -> None:
+    """Take PROPOSAL back, so that no second operator can carry it out."""
+    withdrawn = run(invocation, lambda client: client.admin.withdraw(proposal_id))
+    if output == "json":
+        print_json(documents.proposal(withdrawn))
     else:
-        print_fields({"analysis": f"{published.name}@{published.version}", "digest": published.digest})
+        print_fields({"withdrawn": withdrawn.proposal_id, "what": withdrawn.method, "to": withdrawn.subject})
 
 
 @admin.group()

@@ -109,7 +109,23 @@ def analysis(message: types_pb2.Analysis) -> Document:
 
 def person(message: admin_service_pb2.Person) -> Document:
     """Return a person."""
-    return {"name": message.name, "role": message.role, "key_fingerprint": message.key_fingerprint}
+    return {
+        "name": message.name,
+        "organisation": message.organisation,
+        "roles": list(message.roles),
+        "key_fingerprint": message.key_fingerprint,
+    }
+
+
+def proposal(message: admin_service_pb2.Proposal) -> Document:
+    """Return what waits for a second operator."""
+    return {
+        "proposal": message.proposal_id,
+        "method": message.method,
+        "subject": message.subject,
+        "proposed_by": message.proposed_by,
+        "expires_at": rfc3339(message.expires_at),
+    }
 
 
 def audit_entry(message: admin_service_pb2.AuditEntry) -> Document:

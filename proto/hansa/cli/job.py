@@ -17,6 +17,7 @@ from hansa.cli.result_view import print_result
 from hansa.cli.session import run
 from hansa.cli.waiting import wait_for_end
 from hansa.contract.errors import Reason
+from hansa.contract.release import ReleaseClass
 from hansa.contract.strict import strict_json
 from hansa.sdk.client import Client
 from hansa.sdk.jobs import job_state_name
@@ -33,6 +34,8 @@ def job() -> None:
 @job.command()
 @click.argument("analysis")
 @click.option("--dataset", "datasets", multiple=True, required=True, metavar="ID", help="Once per node to ask.")
+@click.option("--project", required=True, help="Whose permission the job uses.")
+@click.option("--purpose", default="", help="For the people who approve it.")
 @click.option("--param", "pairs", multiple=True, metavar="NAME=VALUE", help="See `hansa analyses show ANALYSIS`.")
 @click.option("--quorum", type=int, help="How many nodes must release; all of them unless given.")
 @click.option(
@@ -42,6 +45,14 @@ def job() -> None:
     show_default=True,
     help="How long the nodes have, such as 30m or 2d.",
 )
+@click.option(
+    "--release-class",
+    type=click.Choice([one.value for one in ReleaseClass]),
+    default=ReleaseClass.AUTO.value,
+    show_default=True,
+    help="How many people look at each summary: none, one, or two. A node may ask for more.",
+)
+@click.option("--seal", is_flag=True, help="The summaries are for you alone; the coordinator combines nothing.")
 @click.option("--wait", is_flag=True, help="Show the progress, then the result.")
 @remote
 @click.pass_obj
@@ -50,9 +61,13 @@ def submit(
     *,
     analysis: str,
     datasets: tuple[str, ...],
+    project: str,
+    purpose: str,
     pairs: tuple[str, ...],
     quorum: int | None,
     deadline: timedelta,
+    release_class: str,
+    seal: bool,
     wait: bool,
     output: str,
 ) -> int:
@@ -61,6 +76,10 @@ def submit(
     request = JobRequest(
         analysis=name,
         version=version,
+        project=project,
+        purpose=purpose,
+        release_class=ReleaseClass(release_class),
+        seal=seal,
         datasets=datasets,
         parameters=parse_pairs(pairs),
         quorum=quorum,
@@ -81,10 +100,8 @@ def submit(
 
 
 async def _submit(client: Client, request: JobRequest) -> types_pb2.Job:
-    analysis, datasets = await asyncio.gather(
-        client.catalogue.analysis(request.analysis, request.version), client.catalogue.datasets()
-    )
-    return await client.jobs.submit(client.jobs.build(request, analysis, datasets))
+    view, datasets = await asyncio.gather(client.trust.view(), client.catalogue.datasets())
+    return await client.jobs.submit(client.jobs.build(request, view, datasets))
 
 
 async def _result_at_end(client: Client, job_id: str) -> job_service_pb2.GetResultResponse:

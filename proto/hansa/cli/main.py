@@ -20,12 +20,15 @@ from hansa.cli.invocation import Invocation, remember_profile
 
 # name -> (module, what `hansa --help` says of it)
 _GROUPS: Final[Mapping[str, tuple[str, str]]] = {
-    "key": ("hansa.cli.key", "Make the key that signs your calls and jobs."),
+    "key": ("hansa.cli.key", "Make keys: to sign with, or to receive with."),
     "analyses": ("hansa.cli.catalogue", "Which analyses there are."),
+    "analysis": ("hansa.cli.analysis", "Build, review and stage analyses; see their votes."),
     "datasets": ("hansa.cli.catalogue", "Which datasets the nodes offer."),
     "nodes": ("hansa.cli.catalogue", "Which nodes there are, and whether they are connected."),
     "job": ("hansa.cli.job", "Submit jobs, watch them, read their results."),
-    "admin": ("hansa.cli.admin", "For federation operators: people, nodes, analyses, audit."),
+    "audit": ("hansa.cli.audit", "For auditors: read, verify and export the coordinator's log."),
+    "trust": ("hansa.cli.trust", "The key ceremony: who belongs to the federation, signed by a threshold."),
+    "admin": ("hansa.cli.admin", "For federation operators: people, nodes, proposals, audit."),
 }
 
 

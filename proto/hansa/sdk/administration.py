@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import timedelta
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
-from hansa.contract.limits import MAX_PAGE
-from hansa.sdk.bundle import Bundle
-from hansa.sdk.connection import Connection
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from hansa.contract.enrolment import Invitation, parse_token
+from hansa.contract.ids import NodeId
+from hansa.contract.limits import CHUNK_BYTES, MAX_PAGE
+from hansa.sdk.connection import Connection, read_ca
 from hansa.sdk.paging import read_pages
+from hansa.sdk.trust import read_trust_root
+from hansa.trust.files import METADATA_FOLDER, TARGETS_FOLDER, RepositoryFiles
 from hansa.v1 import admin_service_pb2 as wire
 from hansa.v1 import admin_service_pb2_grpc, types_pb2
 
 
+@dataclass(frozen=True, slots=True)
+class InvitedNode:
+    """An invitation, with the token that the node's operator needs."""
+
+    node: str
+    token: str
+    expires_at: datetime
+
+
 class AdminClient:
-    """People, memberships of nodes, the analysis catalogue, the audit list.
+    """People, memberships of nodes, the trust repository, the audit list.
 
     Every method raises ``RemoteError``; ``PERMISSION_DENIED`` where the caller
     is no operator.
@@ -24,15 +41,8 @@ class AdminClient:
         self._connection = connection
         self._stub = admin_service_pb2_grpc.AdminServiceStub(connection.channel)
 
-    async def add_person(self, name: str, *, role: str, public_key_pem: str) -> wire.Person:
-        """Make a person known. The same name, role and key again change nothing."""
-        request = wire.AddPersonRequest(
-            request_id=self._connection.request_id(), name=name, role=role, public_key_pem=public_key_pem
-        )
-        return (await self._connection.call(self._stub.AddPerson, request)).person
-
     async def persons(self) -> list[wire.Person]:
-        """Return everybody who is known."""
+        """Return the people of the directory in force."""
 
         async def fetch(token: str) -> tuple[Sequence[wire.Person], str]:
             request = wire.ListPersonsRequest(page_size=MAX_PAGE, page_token=token)
@@ -41,12 +51,27 @@ class AdminClient:
 
         return await read_pages(fetch)
 
-    async def invite_node(self, node: str, *, valid: timedelta) -> wire.InviteNodeResponse:
-        """Return the invitation: the token is told this once and stored nowhere."""
+    async def invite_node(self, node: str, *, valid: timedelta) -> InvitedNode:
+        """Return the invitation: its secret is told this once and stored nowhere.
+
+        The token is made here, with the CA and the trust root of the caller's
+        own profile: a coordinator cannot choose what a node will believe.
+
+        Raises:
+            RemoteError: ``PENDING_SECOND``; another operator has to ask too.
+            HansaError: ``CONFIG_INVALID``, ``NODE_INVALID``.
+        """
+        profile = self._connection.profile
+        (ca, *_) = x509.load_pem_x509_certificates(read_ca(profile.ca_file))
+        root = read_trust_root(profile.trust_root)
         request = wire.InviteNodeRequest(
             request_id=self._connection.request_id(), node=node, valid_seconds=int(valid.total_seconds())
         )
-        return await self._connection.call(self._stub.InviteNode, request)
+        answer = await self._connection.call(self._stub.InviteNode, request)
+        fingerprint, root_digest = ca.fingerprint(hashes.SHA256()), hashlib.sha256(root).digest()
+        token = Invitation(NodeId(node), answer.secret, fingerprint, answer.endpoint, root_digest).token()
+        parse_token(token)
+        return InvitedNode(node, token, answer.expires_at.ToDatetime(UTC))
 
     async def confirm_node(self, node: str, *, key_fingerprint: str) -> types_pb2.Node:
         """Activate a node whose key has the fingerprint that the operator compared."""
@@ -70,12 +95,24 @@ class AdminClient:
         request = wire.RevokeNodeRequest(request_id=self._connection.request_id(), node=node, reason=reason)
         return (await self._connection.call(self._stub.RevokeNode, request)).node
 
-    async def publish_analysis(self, bundle: Bundle) -> types_pb2.Analysis:
-        """Publish a bundle's manifest and digest."""
-        request = wire.PublishAnalysisRequest(
-            request_id=self._connection.request_id(), manifest=bundle.manifest_bytes, digest=bundle.digest
-        )
-        return (await self._connection.call(self._stub.PublishAnalysis, request)).analysis
+    async def proposals(self) -> list[wire.Proposal]:
+        """Return what waits for a second operator."""
+
+        async def fetch(token: str) -> tuple[Sequence[wire.Proposal], str]:
+            request = wire.ListProposalsRequest(page_size=MAX_PAGE, page_token=token)
+            answer = await self._connection.call(self._stub.ListProposals, request)
+            return answer.proposals, answer.next_page_token
+
+        return await read_pages(fetch)
+
+    async def withdraw(self, proposal_id: str) -> wire.Proposal:
+        """Take back what waits for a second operator."""
+        request = wire.WithdrawProposalRequest(request_id=self._connection.request_id(), proposal_id=proposal_id)
+        return (await self._connection.call(self._stub.WithdrawProposal, request)).proposal
+
+    async def publish_trust(self, files: RepositoryFiles) -> wire.PublishTrustResponse:
+        """Give the coordinator the signed roots, targets metadata and targets; it verifies them as everybody does."""
+        return await self._connection.upload(self._stub.PublishTrust, _publication(files))
 
     async def audit(self, *, limit: int) -> list[wire.AuditEntry]:
         """Return the newest ``limit`` entries of what operators did, newest first."""
@@ -86,3 +123,12 @@ class AdminClient:
             return answer.entries, answer.next_page_token
 
         return await read_pages(fetch, limit=limit)
+
+
+def _publication(files: RepositoryFiles) -> Iterator[wire.PublishTrustRequest]:
+    """Yield the files as messages; the roots and the targets metadata come after what they speak of."""
+    contents = {f"{TARGETS_FOLDER}/{sha256}": data for sha256, data in files.targets.items()}
+    contents |= {f"{METADATA_FOLDER}/{name}": data for name, data in files.metadata.items()}
+    for name, data in contents.items():
+        for start in range(0, max(len(data), 1), CHUNK_BYTES):
+            yield wire.PublishTrustRequest(name=name if start == 0 else "", chunk=data[start : start + CHUNK_BYTES])

@@ -1,4 +1,4 @@
-"""The client of the three services that people may call, with typed methods."""
+"""The client of the services that people may call, with typed methods."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from hansa.runtime.clock import Clock, utc_now
 from hansa.sdk.administration import AdminClient
+from hansa.sdk.audit import AuditClient
 from hansa.sdk.catalogue import CatalogueClient
 from hansa.sdk.connection import CONNECT_SECONDS, open_connection
 from hansa.sdk.jobs import JobsClient
 from hansa.sdk.profile import Profile
+from hansa.sdk.trust import TrustReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,8 @@ class Client:
     jobs: JobsClient
     catalogue: CatalogueClient
     admin: AdminClient
+    audit: AuditClient
+    trust: TrustReader
 
 
 @asynccontextmanager
@@ -35,4 +39,11 @@ async def connect(
         RemoteError: ``COORDINATOR_UNREACHABLE``.
     """
     async with open_connection(profile, clock=clock, connect_seconds=connect_seconds) as connection:
-        yield Client(profile, JobsClient(connection), CatalogueClient(connection), AdminClient(connection))
+        yield Client(
+            profile,
+            JobsClient(connection),
+            CatalogueClient(connection),
+            AdminClient(connection),
+            AuditClient(connection),
+            TrustReader(connection),
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, TypeVar
@@ -29,6 +29,7 @@ Response = TypeVar("Response")
 
 CONNECT_SECONDS: Final = 10.0
 CALL_SECONDS: Final = 30.0
+UPLOAD_SECONDS: Final = 300.0
 _CA_BYTES: Final = 256 << 10
 
 
@@ -77,6 +78,20 @@ class Connection:
             await asyncio.sleep(pause)
         raise unreachable(self.profile.endpoint)
 
+    async def upload(
+        self, method: grpc.aio.StreamUnaryMultiCallable[Request, Response], requests: Iterable[Request], /
+    ) -> Response:
+        """Return the answer to a stream of ``requests``, which is sent once.
+
+        Raises:
+            RemoteError: the coordinator refused, or did not answer within
+                ``UPLOAD_SECONDS``.
+        """
+        try:
+            return await method(iter(requests), metadata=self.metadata(), timeout=UPLOAD_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise remote_error(error) from error
+
 
 draw: Final[Callable[[], float]] = secrets.SystemRandom().random
 
@@ -93,7 +108,7 @@ async def open_connection(
             certificate is not of the profile's CA, or the time is up.
     """
     key = load_private_key(profile.key_file)
-    credentials = grpc.ssl_channel_credentials(root_certificates=_read_ca(profile.ca_file))
+    credentials = grpc.ssl_channel_credentials(root_certificates=read_ca(profile.ca_file))
     channel = grpc.aio.secure_channel(profile.endpoint, credentials, options=PEOPLE_CLIENT_OPTIONS)
     try:
         await _until_ready(channel, profile.endpoint, connect_seconds)
@@ -116,7 +131,12 @@ async def _until_ready(channel: grpc.aio.Channel, endpoint: str, seconds: float)
         raise unreachable(endpoint, "timeout") from error
 
 
-def _read_ca(path: Path) -> bytes:
+def read_ca(path: Path) -> bytes:
+    """Return the certificates (PEM) that a profile trusts to name the coordinator.
+
+    Raises:
+        HansaError: ``CONFIG_INVALID``.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(_CA_BYTES)

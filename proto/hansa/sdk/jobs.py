@@ -22,6 +22,7 @@ from hansa.sdk.connection import Connection, draw
 from hansa.sdk.errors import remote_error, unreachable
 from hansa.sdk.paging import read_pages
 from hansa.sdk.request import Fresh, JobRequest, build_job
+from hansa.trust.view import TrustView
 from hansa.v1 import job_service_pb2 as wire
 from hansa.v1 import job_service_pb2_grpc, types_pb2
 
@@ -56,10 +57,13 @@ class JobsClient:
         self._connection = connection
         self._stub = job_service_pb2_grpc.JobServiceStub(connection.channel)
 
-    def build(
-        self, request: JobRequest, analysis: types_pb2.Analysis, datasets: Sequence[types_pb2.Dataset]
-    ) -> JobSpec:
+    def build(self, request: JobRequest, view: TrustView, datasets: Sequence[types_pb2.Dataset]) -> JobSpec:
         """Return a new job of the caller's, with ids and times of its own.
+
+        Args:
+            request: what is asked.
+            view: the verified trust repository; what says which analysis is meant.
+            datasets: what the coordinator says that nodes offer.
 
         Raises:
             HansaError: as ``build_job``.
@@ -70,7 +74,7 @@ class JobsClient:
             job_id=str(uuid6.uuid7()),
             nonce=secrets.token_hex(16),
         )
-        return build_job(request, analysis, datasets, fresh=fresh)
+        return build_job(request, view, datasets, fresh=fresh)
 
     async def submit(self, spec: JobSpec) -> types_pb2.Job:
         """Sign ``spec`` and submit it. Its bytes are made and signed once, however often they are sent."""

@@ -1,4 +1,4 @@
-"""A person's Ed25519 key: made once, kept in a file that only its owner reads."""
+"""A person's keys, made once, kept in files that only their owner reads: Ed25519 to sign, X25519 to receive."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from typing import Final
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from hansa.contract.digests import digest
 from hansa.contract.errors import HansaError, Reason
+
+AnyPublicKey = Ed25519PublicKey | X25519PublicKey
 
 _KEY_BYTES: Final = 8 << 10
 _PRIVATE_MODE: Final = 0o600
@@ -21,7 +25,7 @@ _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 def create_key(path: Path) -> Ed25519PublicKey:
-    """Make a key: the private one at ``path``, the public one at ``path``.pub.
+    """Make a signing key: the private one at ``path``, the public one at ``path``.pub.
 
     Nothing is ever overwritten, and a key whose public half could not be
     written is taken away again.
@@ -30,18 +34,33 @@ def create_key(path: Path) -> Ed25519PublicKey:
         HansaError: ``FILE_INVALID``; one of the files is there already, or
             the folder cannot be written.
     """
+    key = Ed25519PrivateKey.generate()
+    _write_pair(path, key, key.public_key())
+    return key.public_key()
+
+
+def create_recipient_key(path: Path) -> X25519PublicKey:
+    """Make a key that summaries can be sealed to, in two files as ``create_key``.
+
+    Raises:
+        HansaError: as ``create_key``.
+    """
+    key = X25519PrivateKey.generate()
+    _write_pair(path, key, key.public_key())
+    return key.public_key()
+
+
+def _write_pair(path: Path, key: Ed25519PrivateKey | X25519PrivateKey, public: AnyPublicKey) -> None:
     public_path = path.with_name(f"{path.name}.pub")
     if os.path.lexists(public_path):
         raise HansaError(Reason.FILE_INVALID, f"{public_path} is there already; keys are never overwritten.")
-    key = Ed25519PrivateKey.generate()
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     _write_new(path, pem, _PRIVATE_MODE)
     try:
-        _write_new(public_path, public_pem(key.public_key()).encode(), _PUBLIC_MODE)
+        _write_new(public_path, public_pem(public).encode(), _PUBLIC_MODE)
     except HansaError:
         path.unlink()
         raise
-    return key.public_key()
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:
@@ -71,6 +90,18 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
     return key
 
 
+def load_recipient_key(path: Path) -> X25519PrivateKey:
+    """Return the private key in the file ``path`` that opens what is sealed to its owner.
+
+    Raises:
+        HansaError: ``KEY_INVALID``; as ``load_private_key``, for X25519.
+    """
+    key = _loaded(_read_private(path), path)
+    if not isinstance(key, X25519PrivateKey):
+        raise HansaError(Reason.KEY_INVALID, f"{path} does not hold an X25519 private key.", field="recipient_key")
+    return key
+
+
 def _read_private(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
@@ -97,11 +128,40 @@ def _loaded(data: bytes, path: Path) -> object:
 
 
 def read_public_key(path: Path) -> Ed25519PublicKey:
-    """Return the public key in the file ``path``.
+    """Return the public signing key in the file ``path``.
 
     Raises:
         HansaError: ``KEY_INVALID``; the file cannot be read or holds no
             Ed25519 public key, but a private one, say.
+    """
+    key = read_any_public_key(path)
+    if not isinstance(key, Ed25519PublicKey):
+        raise HansaError(Reason.KEY_INVALID, f"{path} holds a key that is not Ed25519.", field="key")
+    return key
+
+
+def read_recipient_public_key(path: Path) -> X25519PublicKey:
+    """Return the public key in the file ``path`` that summaries are sealed to.
+
+    Raises:
+        HansaError: ``KEY_INVALID``; as ``read_public_key``, for X25519.
+    """
+    key = read_any_public_key(path)
+    if not isinstance(key, X25519PublicKey):
+        raise HansaError(
+            Reason.KEY_INVALID,
+            f"{path} holds a key that is not X25519; see `hansa key create --recipient`.",
+            field="key",
+        )
+    return key
+
+
+def read_any_public_key(path: Path) -> PublicKeyTypes:
+    """Return the public key of whatever kind in the file ``path``.
+
+    Raises:
+        HansaError: ``KEY_INVALID``; the file cannot be read or holds no public
+            key in PEM form, but a private one, say.
     """
     try:
         with path.open("rb") as file:
@@ -113,21 +173,16 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
             Reason.KEY_INVALID, f"{path} holds a private key, which nobody else may have; use its .pub.", field="key"
         )
     try:
-        key = serialization.load_pem_public_key(data)
+        return serialization.load_pem_public_key(data)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise HansaError(
-            Reason.KEY_INVALID, f"{path} does not hold an Ed25519 public key in PEM form.", field="key"
-        ) from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise HansaError(Reason.KEY_INVALID, f"{path} holds a key that is not Ed25519.", field="key")
-    return key
+        raise HansaError(Reason.KEY_INVALID, f"{path} does not hold a public key in PEM form.", field="key") from error
 
 
-def public_pem(key: Ed25519PublicKey) -> str:
+def public_pem(key: AnyPublicKey) -> str:
     """Return ``key`` as PEM (SubjectPublicKeyInfo)."""
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
 
 
-def key_fingerprint(key: Ed25519PublicKey) -> str:
+def key_fingerprint(key: AnyPublicKey) -> str:
     """Return the digest of ``key``'s DER form (SubjectPublicKeyInfo)."""
     return digest(key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))

@@ -32,6 +32,8 @@ class Profile:
         ca_file: the CA of the coordinator's servers, PEM; the only one trusted.
         person: the caller's name in the federation's directory.
         key_file: the person's Ed25519 private key.
+        trust_root: the root metadata of the trust repository that the person
+            pinned; beside it, in ``.trust``, lies what was verified with it.
     """
 
     federation: str
@@ -39,6 +41,7 @@ class Profile:
     ca_file: Path
     person: str
     key_file: Path
+    trust_root: Path
 
     def to_toml(self) -> str:
         """Return the profile as the text of a profile file."""
@@ -109,6 +112,7 @@ def parse_profile(data: bytes, folder: Path) -> Profile:
         ca_file=_path(texts["ca_file"], folder),
         person=texts["person"],
         key_file=_path(texts["key_file"], folder),
+        trust_root=_path(texts["trust_root"], folder),
     )
 
 

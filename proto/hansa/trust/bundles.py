@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import ValidationError
 
 from hansa.contract import trust_paths
 from hansa.contract.digests import bundle_listing, digest
@@ -18,6 +20,8 @@ from hansa.contract.job import AnalysisRef
 from hansa.contract.listing import MANIFEST_FILE, parse_listing
 from hansa.contract.manifest import parse_manifest
 from hansa.contract.review import Authorship, Vote
+
+_M = TypeVar("_M", Authorship, Vote)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +65,38 @@ def ref_of(files: Mapping[str, bytes]) -> AnalysisRef:
 
 
 def sign_authorship(ref: AnalysisRef, author: str, key: Ed25519PrivateKey, at: datetime) -> Signed:
-    """Return the envelope with which ``author`` puts their name to ``ref``."""
-    payload = Authorship(analysis=ref, author=author, at=at).to_bytes()
-    return sign(AUTHORSHIP_TYPE, payload, key_id=author, key=key)
+    """Return the envelope with which ``author`` puts their name to ``ref``.
+
+    Raises:
+        HansaError: ``VOTE_INVALID``; the name is no person's.
+    """
+    claim = _made(Authorship, {"analysis": ref, "author": author, "at": at})
+    return sign(AUTHORSHIP_TYPE, claim.to_bytes(), key_id=author, key=key)
 
 
-def sign_vote(vote: Vote, key: Ed25519PrivateKey) -> Signed:
-    """Return ``vote`` in its reviewer's envelope."""
+def sign_vote(ref: AnalysisRef, said: Mapping[str, str], key: Ed25519PrivateKey, at: datetime) -> Signed:
+    """Return a reviewer's vote on ``ref`` in their envelope.
+
+    Args:
+        ref: the analysis, by digest.
+        said: ``reviewer``, ``verdict`` (``approve`` or ``reject``) and ``comment``.
+        key: the reviewer's.
+        at: aware UTC time.
+
+    Raises:
+        HansaError: ``VOTE_INVALID``, naming the first field at fault.
+    """
+    vote = _made(Vote, {"analysis": ref, "at": at, **said})
     return sign(VOTE_TYPE, vote.to_bytes(), key_id=vote.reviewer, key=key)
+
+
+def _made(model: type[_M], values: Mapping[str, object]) -> _M:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise HansaError(Reason.VOTE_INVALID, f"{first['msg']}.", field=field) from error
 
 
 def check_targets(contents: Mapping[str, bytes]) -> None:

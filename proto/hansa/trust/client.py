@@ -7,8 +7,11 @@ there: it is verified again from the pinned root whenever it is read.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -41,7 +44,7 @@ from hansa.trust.view import TrustView
 class TrustClient:
     """One folder with what was verified, one pinned root, one source of news.
 
-    One process per folder; the methods may be called from any thread.
+    The methods may be called from any thread; processes that share a folder wait for each other.
     """
 
     def __init__(self, folder: Path, root: bytes, source: Source, *, whole: bool = True) -> None:
@@ -58,7 +61,7 @@ class TrustClient:
         self._root = root
         self._whole = whole
         self._source = _KeptTargets(folder / TARGETS_FOLDER, source)
-        self._lock = threading.Lock()
+        self._thread_lock = threading.Lock()
 
     def load(self, now: datetime) -> TrustView:
         """Return what the folder has, verified from the pinned root, without any contact.
@@ -67,8 +70,9 @@ class TrustClient:
             HansaError: ``TRUST_UNKNOWN`` (nothing was fetched yet), another
                 ``TRUST_…``, or ``FILE_INVALID``.
         """
-        with self._lock:
-            return verify_repository(read_files(self._folder), trusted_root=self._root, now=now, whole=self._whole)
+        with self._locked():
+            files = read_files(self._folder)
+        return verify_repository(files, trusted_root=self._root, now=now, whole=self._whole)
 
     def refresh(self, now: datetime) -> TrustView:
         """Return what the source has in force now, and keep it in the folder.
@@ -80,13 +84,8 @@ class TrustClient:
             HansaError: ``TRUST_…``, ``DIRECTORY_INVALID``, ``FILE_INVALID``,
                 or what the source raises, such as ``COORDINATOR_UNREACHABLE``.
         """
-        with self._lock:
-            try:
-                return self._refreshed(now)
-            except OSError as error:
-                raise HansaError(
-                    Reason.FILE_INVALID, f"{self._folder} cannot be used: {error.strerror}.", field="folder"
-                ) from error
+        with self._locked():
+            return self._refreshed(now)
 
     def file_of(self, view: TrustView, sha256: str) -> bytes:
         """Return the file of an analysis of ``view`` by its SHA-256 (hex).
@@ -97,11 +96,26 @@ class TrustClient:
         path = trust_paths.blob_path(sha256)
         if view.targets.get(path) != sha256:
             raise HansaError(Reason.TRUST_UNKNOWN, log=ascii(sha256[:64]))
-        return self._source.target(path, sha256, view.sizes[path])
+        with self._locked():
+            return self._source.target(path, sha256, view.sizes[path])
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the folder alone; what goes wrong with it is ``FILE_INVALID``."""
+        try:
+            for name in (METADATA_FOLDER, TARGETS_FOLDER):
+                (self._folder / name).mkdir(parents=True, exist_ok=True)
+            with self._thread_lock, (self._folder / "lock").open("wb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
+        except TimeoutError as error:
+            raise HansaError(Reason.COORDINATOR_UNREACHABLE) from error
+        except OSError as error:
+            raise HansaError(
+                Reason.FILE_INVALID, f"{self._folder} cannot be used: {error.strerror}.", field="folder"
+            ) from error
 
     def _refreshed(self, now: datetime) -> TrustView:
-        for name in (METADATA_FOLDER, TARGETS_FOLDER):
-            (self._folder / name).mkdir(parents=True, exist_ok=True)
         known = in_force(read_metadata(self._folder))
         trusted = verify_metadata(self._source, root=self._root, known=known, now=now, keep_root=self._keep_root)
         view = make_view(trusted, self._source, past=self._past(known), whole=self._whole)

@@ -35,6 +35,12 @@ _KINDS: Final[Mapping[type[Entry], Kind]] = {
 }
 
 
+def title(entry: Entry) -> str:
+    """Return what kind of entry it is, and its name."""
+    kind = _KINDS[type(entry)]
+    return f"{kind} {getattr(entry, _LISTS[kind][1])}"
+
+
 def made(model: type[Model], **values: Any) -> Model:
     """Return a ``model`` of ``values``.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -58,6 +58,57 @@ def role_key(public: PublicKeyTypes, holder: str) -> Key:
 def file_signer(key: Ed25519PrivateKey) -> Signer:
     """Return a signer with a key that this process holds."""
     return CryptoSigner(key)
+
+
+def uri_signer(uri: str, key: Key, ask: Callable[[str], str]) -> Signer:
+    """Return a signer whose key is in a device, a key service, or a file, as securesystemslib finds it.
+
+    Args:
+        uri: such as ``hsm:…`` (PKCS#11) or ``awskms:…``.
+        key: the public half, as the root has it.
+        ask: asks a person for a PIN or a passphrase by its name.
+
+    Raises:
+        HansaError: ``KEY_INVALID``.
+    """
+    try:
+        return Signer.from_priv_key_uri(uri, key, ask)
+    except Exception as error:  # devices, drivers and services raise what they like
+        raise HansaError(
+            Reason.KEY_INVALID,
+            f"The signer cannot be used: {type(error).__name__}.",
+            field="uri",
+            log=ascii(str(error)),
+        ) from error
+
+
+def plan_changed(plan: RootPlan, changes: Mapping[str, Any]) -> RootPlan:
+    """Return ``plan`` with ``changes``.
+
+    Args:
+        plan: the root before.
+        changes: ``add_root_key`` (keys), ``remove_root_key`` (names of
+            holders), ``root_threshold``, the same for targets, ``snapshot_key``
+            and ``timestamp_key``; what is None or empty stays.
+
+    Raises:
+        HansaError: ``KEY_INVALID``; a key to remove is not there.
+    """
+    made: dict[str, Any] = {}
+    for role, keys in ((ROOT, plan.root_keys), (TARGETS, plan.targets_keys)):
+        left = _without(keys, changes[f"remove_{role}_key"], role)
+        made[f"{role}_keys"] = [*left, *changes[f"add_{role}_key"]]
+    for name in ("root_threshold", "targets_threshold", "snapshot_key", "timestamp_key"):
+        if changes[name] is not None:
+            made[name] = changes[name]
+    return replace(plan, **made)
+
+
+def _without(keys: Sequence[Key], holders: Sequence[str], role: str) -> list[Key]:
+    for holder in holders:
+        if not any(holder in {holder_of(key), key.keyid} for key in keys):
+            raise HansaError(Reason.KEY_INVALID, f"The role {role} has no key of {holder[:64]!a}.", field="key")
+    return [key for key in keys if not {holder_of(key), key.keyid} & set(holders)]
 
 
 def holder_of(key: Key) -> str:
