@@ -56,9 +56,8 @@ async def test_the_same_statement_without_a_fault_is_taken(federation: CorpusFed
 
 async def running(federation: CorpusFederation, entry: Entry) -> tuple[RawNode, Signed]:
     """Return the node with a run under way, and the statement that the entry asks for."""
-    job = signed_job(federation)
+    node, job = await federation.attach(), signed_job(federation)
     answer = await federation.submit(job)
-    node = await federation.attach()
     await node.take_command()
     run = run_at(answer.job.job_id, "FI")
     await node.tell(report(run, "ACCEPTED"), report(run, "RUNNING", execution=1))

@@ -17,6 +17,7 @@ from hansa.contract.errors import HansaError
 from hansa.contract.job import JobSpec
 from hansa.contract.raw_keys import key_text
 from node_agent.offers import SignedOffer
+from node_agent.store.models import RunRow
 from tests.support.agent import (
     NODE,
     SNAPSHOT,
@@ -51,7 +52,8 @@ async def test_a_bad_offer_is_declined_for_its_reason_and_runs_nothing(bench: Be
     run = await bench.offer(made)
     assert (run.state, run.reason) == (entry.expect["state"], entry.expect["reason"])
     if entry.expect.get("first_stands"):
-        assert run.payload != made.payload
+        kept = await bench.database.run(lambda session: session.get_one(RunRow, made.run_id).payload)
+        assert kept != made.payload
         return
     await bench.step()
     assert made.run_id not in bench.enqueued
