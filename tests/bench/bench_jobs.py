@@ -64,7 +64,7 @@ async def one_job(client: Client) -> float:
         lifetime=timedelta(minutes=10),
     )
     began = time.perf_counter()
-    view, datasets = await asyncio.gather(client.trust.view(), client.catalogue.datasets())
+    view, datasets = await client.trust.view(), await client.catalogue.datasets()
     job = await client.jobs.submit(client.jobs.build(request, view, datasets))
     async for state in client.jobs.watch(job.job_id):
         if has_ended(state) and job_state_name(state) != "COMPLETED":
