@@ -15,7 +15,7 @@ def test_every_end_of_a_job_has_its_exit_code(state: JobState) -> None:
 def test_an_error_is_wrong_usage_before_any_contact_and_a_refusal_after(reason: Reason) -> None:
     error = HansaError(reason)
     # Evidence that does not hold is an answer, found without any contact.
-    always = {Reason.COORDINATOR_UNREACHABLE: 3, Reason.EVIDENCE_INVALID: 1}.get(reason)
+    always = {Reason.COORDINATOR_UNREACHABLE: 3, Reason.EVIDENCE_INVALID: failures.NOT_PROVEN}.get(reason)
     assert failures.of_error(error, contacted=False) == (always or 2)
     assert failures.of_error(error, contacted=True) == (always or 1)
 
