@@ -274,7 +274,13 @@ class Agent:
             listener.bind(name)
             self._state.socket.chmod(0o600)
             config = uvicorn.Config(self._api().app(), log_config=None, access_log=False, lifespan="off", ws="none")
-            await _Server(config).serve(sockets=[listener])
+            server = _Server(config)
+            try:
+                await server.serve(sockets=[listener])
+            finally:
+                # Cancelled, uvicorn leaves its listeners with the loop.
+                for one in getattr(server, "servers", ()):
+                    one.close()
 
 
 class _Server(uvicorn.Server):
