@@ -121,7 +121,7 @@ async def test_a_persons_decision_is_recorded_with_who_and_why(manual: Bench, ch
     await manual.decide(run.run_id, choice, why="checked twice")
     last = (await entries(manual))[-1]
     assert (last["action"], last["facts"]["decider"]) == (action, "person")
-    assert last["subjects"] == {"by": "pia", "reason": "checked twice"}
+    assert last["subjects"] == {"by": "checker-fi", "reason": "checked twice"}
 
 
 async def test_a_summary_that_the_rules_keep_is_recorded_without_its_digest(bench: Bench) -> None:
