@@ -41,7 +41,6 @@ from node_agent.link.session import SessionParts
 from node_agent.local_api.server import LocalApi
 from node_agent.local_api.views import Views
 from node_agent.offers import Offers, active_runs
-from node_agent.policy.admission import NodeKeys
 from node_agent.policy.approvals import Site
 from node_agent.policy.book import PolicyBook
 from node_agent.policy.changes import PolicyChanges
@@ -194,6 +193,7 @@ class Agent:
                 policy_digest=self._policy.digest,
                 approvals_of=approvals_of,
             ),
+            refusal=self._situation.refusal,
         )
         executions = Executions(
             database=self._database,
@@ -233,10 +233,11 @@ class Agent:
         )
 
     def _trust_json(self) -> dict[str, Any]:
-        view = self._trust.current()
-        entry = None if view is None else view.directory.node(self._config.node)
-        listed = entry is not None and NodeKeys(entry.signing_key, entry.agreement_key) == self._identity.public
-        return {**self._trust.standing(), "listed": listed, "analyses": approved_digests(self._analyses)}
+        return {
+            **self._trust.standing(),
+            "listed": self._situation.is_listed(),
+            "analyses": approved_digests(self._analyses),
+        }
 
     def _standing_json(self) -> dict[str, Any]:
         since = self._standing.since

@@ -46,7 +46,16 @@ def _ask(layout: Layout, started: float) -> int:
     )
     env = {**environment(), "HANSA_PROFILE": str(layout.profile(RESEARCHER))}
     datasets = [word for node in nodes for word in ("--dataset", f"{node}-{DATASET}")]
-    question = ["allele-frequency", "--project", PROJECT, *datasets, "--param", f"variants={VARIANT}", "--deadline", "10m"]
+    question = [
+        "allele-frequency",
+        "--project",
+        PROJECT,
+        *datasets,
+        "--param",
+        f"variants={VARIANT}",
+        "--deadline",
+        "10m",
+    ]
     command = [str(BIN / "hansa"), "job", "submit", *question, "--wait", "--output", "json"]
     asked = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env=env)
     try:

@@ -29,7 +29,7 @@ from hansa.runtime.clock import utc_now
 from hansa.sdk.keys import load_private_key, read_any_public_key, read_public_key, read_recipient_public_key
 from hansa.trust import ceremony, edits
 from hansa.trust.draft import Draft
-from hansa.trust.files import read_bounded
+from hansa.trust.files import TARGETS, read_bounded
 from hansa.trust.signing import ROOT_LIFE, TARGETS_LIFE, RootPlan, file_signer, plan_changed, role_key, uri_signer
 
 _CARD_BYTES: Final = 8 << 10
@@ -315,6 +315,12 @@ def publish(invocation: Invocation, repo: Path, output: str) -> None:
     """Give the signed state of REPO to the coordinator, which puts it in force."""
     files = ceremony.publishable(Draft(repo), utc_now())
     answer = run(invocation, lambda client: client.admin.publish_trust(files))
+    if answer.targets_version != files.newest(TARGETS):
+        raise HansaError(
+            Reason.TRUST_ROLLBACK,
+            f"In force is version {answer.targets_version}, {repo} has {files.newest(TARGETS)}; use the newest copy.",
+            field="repo",
+        )
     document = {
         "root": answer.root_version,
         "targets": answer.targets_version,
