@@ -131,18 +131,12 @@ def _store(database: Database) -> Finding:
 def _keys(examined: Examined) -> Finding:
     folders = [examined.path, examined.path / CA_FOLDER, examined.path / TRUST_FOLDER]
     private = [examined.path / FILE, *(path for folder in folders[1:] for path in sorted(folder.glob("*.key")))]
-    private += sorted(examined.path.glob("*.db*"))
-    loose = [str(path.relative_to(examined.path)) for path in (*folders[1:], *private) if _is_open(path)]
+    loose = [path for path in (*folders, *private) if stat.S_IMODE(path.stat().st_mode) & 0o077]
     if loose:
-        remedy = f"chmod 600 (folders 700): {', '.join(str(examined.path / name) for name in loose)}"
-        return Finding("keys", FAILED, f"others may read {', '.join(loose)}", remedy)
+        names = ", ".join("the state folder" if path == examined.path else path.name for path in loose)
+        places = " ".join(str(path) for path in loose)
+        return Finding("keys", FAILED, f"others may read {names}", f"chmod go= {places}")
     return Finding("keys", OK, f"{len(private)} private files, closed to others")
-
-
-def _is_open(path: Path) -> bool:
-    # The store's files have the process' own mask; the folder keeps others out.
-    shut = 0o077 if not path.name.startswith("coordinator.db") else 0
-    return bool(stat.S_IMODE(path.stat().st_mode) & shut)
 
 
 def _certificates(examined: Examined) -> Finding:
@@ -171,7 +165,10 @@ def _clock(examined: Examined) -> Finding:
         latest = max([latest, *(entry.at for entry in last)])
     if latest > examined.now + _LONGEST_CLOCK_ERROR:
         return Finding(
-            "clock", FAILED, f"something here was written {latest - examined.now} from now", "set the clock right; use NTP"
+            "clock",
+            FAILED,
+            f"something here was written {latest - examined.now} from now",
+            "set the clock right; use NTP",
         )
     return Finding("clock", OK, f"{examined.now:%Y-%m-%d %H:%M:%S} UTC")
 

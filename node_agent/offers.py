@@ -82,7 +82,8 @@ class Offers:
             _log.info("offer_not_followed", run_id=known.run_id, state=known.state, attempt=offer.attempt)
             return
         offered = offer.offered
-        spec = identify(offered, self.situation.site)
+        # Attempts count from one; of any other a release could not be signed, and the run would be tried in vain.
+        spec = identify(offered, self.situation.site) if offer.attempt >= 1 else None
         run = _row(offer, spec, now)
         if known is not None:
             _forget(session, known, run)

@@ -41,7 +41,7 @@ _UNTOLD: Final = frozenset({Reason.COORDINATOR_UNREACHABLE, Reason.TRUST_UNKNOWN
 Reader = Callable[[TrustClient, datetime, datetime | None], TrustView]
 
 
-class _NoSource:
+class NoSource:
     """No coordinator: nothing can be fetched."""
 
     def metadata(self, role: str, version: int, most_bytes: int) -> bytes:  # noqa: ARG002 - of the protocol
@@ -65,7 +65,7 @@ class TrustKeeper:
     catalogue: Catalogue
     database: Database
     clock: Clock
-    source: Source = field(default_factory=_NoSource)
+    source: Source = field(default_factory=NoSource)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     # A thread whose session was cancelled may still be at work in the folder.
@@ -129,18 +129,10 @@ class TrustKeeper:
 
     def _in_thread(self, read: Reader, now: datetime, checked: datetime | None) -> TrustView:
         with self._files:
-            client = TrustClient(self.folder, self._root(), self.source)
+            client = TrustClient(self.folder, _pinned(self.folder), self.source)
             view = read(client, now, checked)
             self.catalogue.install(view, lambda _path, sha256: client.file_of(view, sha256))
             return view
-
-    def _root(self) -> bytes:
-        try:
-            return (self.folder / PINNED_ROOT).read_bytes()
-        except OSError as error:
-            raise HansaError(
-                Reason.TRUST_UNKNOWN, "The node has no pinned root; see `hansa-node enrol`.", log=str(error)
-            ) from error
 
     @staticmethod
     def _fetched(client: TrustClient, now: datetime, checked: datetime | None) -> TrustView:  # noqa: ARG004
@@ -166,3 +158,21 @@ class TrustKeeper:
             append(session, trust_refused(error.reason, known), now)
 
         await self.database.run(note)
+
+
+def offline_client(folder: Path) -> TrustClient:
+    """Return a client of what ``folder`` holds, which asks nobody.
+
+    Raises:
+        HansaError: ``TRUST_UNKNOWN``; no root was pinned.
+    """
+    return TrustClient(folder, _pinned(folder), NoSource())
+
+
+def _pinned(folder: Path) -> bytes:
+    try:
+        return (folder / PINNED_ROOT).read_bytes()
+    except OSError as error:
+        raise HansaError(
+            Reason.TRUST_UNKNOWN, "The node has no pinned root; see `hansa-node enrol`.", log=str(error)
+        ) from error

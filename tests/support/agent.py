@@ -380,6 +380,7 @@ def open_bench(
             policy_digest=lambda: policy_digest(held[0].policy),
             approvals_of=approvals_of,
         ),
+        refusal=situation.refusal,
     )
     offers = Offers(situation=situation, reporter=reporter)
     snapshot = state.datasets / "FI-lct" / SNAPSHOT.removeprefix("sha256:")

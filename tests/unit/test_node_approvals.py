@@ -17,6 +17,7 @@ from hansa.contract.directory import Role
 from hansa.contract.envelope import Signed
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.job import JobSpec
+from node_agent.airlock.gate import RELEASE
 from node_agent.approval_records import approvals_of
 from node_agent.audit.trail import AuditTrail
 from node_agent.executions import Finish, Outcome
@@ -221,6 +222,21 @@ async def test_a_revoked_approval_admits_nothing_more_and_stops_what_runs(bench:
     assert actions.count("approval_revoked") == 1
     assert actions.count("run_stopped") == 2
     assert "summary_released" not in actions
+
+
+async def test_a_summary_that_waits_is_not_released_once_its_approval_is_revoked(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, {**OPEN_POLICY, "release": {"mode": "manual"}})
+    run = await bench.running(job())
+    summary = Finish(run_id=run.run_id, execution=1, outcome=Outcome.SUMMARY, summary=collected())
+    await bench.executions.finish(summary)
+    assert (await bench.run(run.run_id)).state == "AWAITING_RELEASE"
+    (approval,) = await bench.approvals.all()
+    await bench.approvals.revoke(approval.approval_id, "olga")
+    await bench.decide(run.run_id, RELEASE, why="counts are large")
+    ended = await bench.run(run.run_id)
+    assert (ended.state, ended.reason) == ("WITHHELD", "APPROVAL_REFUSED")
+    assert "summary_released" not in [entry["action"] for entry in await log(bench)]
+    bench.database.close()
 
 
 async def test_an_approval_that_is_not_there_cannot_be_revoked(bench: Bench) -> None:
