@@ -193,6 +193,7 @@ class Agent:
                 policy_digest=self._policy.digest,
                 approvals_of=approvals_of,
             ),
+            refusal=self._situation.refusal,
         )
         executions = Executions(
             database=self._database,
@@ -212,7 +213,7 @@ class Agent:
             link=self._standing_json,
             policy_digest=self._policy.digest,
             logs=self._witness.standing,
-            trust=lambda: {**self._trust.standing(), "analyses": approved_digests(self._analyses)},
+            trust=self._trust_json,
         )
         airlock = Airlock(database=self._database, gate=gate, bells=self._bells, clock=utc_now)
         return LocalApi(
@@ -230,6 +231,13 @@ class Agent:
             ),
             views=views,
         )
+
+    def _trust_json(self) -> dict[str, Any]:
+        return {
+            **self._trust.standing(),
+            "listed": self._situation.is_listed(),
+            "analyses": approved_digests(self._analyses),
+        }
 
     def _standing_json(self) -> dict[str, Any]:
         since = self._standing.since
@@ -266,7 +274,13 @@ class Agent:
             listener.bind(name)
             self._state.socket.chmod(0o600)
             config = uvicorn.Config(self._api().app(), log_config=None, access_log=False, lifespan="off", ws="none")
-            await _Server(config).serve(sockets=[listener])
+            server = _Server(config)
+            try:
+                await server.serve(sockets=[listener])
+            finally:
+                # Cancelled, uvicorn leaves its listeners with the loop.
+                for one in getattr(server, "servers", ()):
+                    one.close()
 
 
 class _Server(uvicorn.Server):

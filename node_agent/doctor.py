@@ -12,18 +12,30 @@ import socket
 import ssl
 import stat
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from hansa.contract.errors import HansaError
+from hansa.contract.digests import digest
+from hansa.contract.directory import Role
+from hansa.contract.errors import HansaError, Reason
+from hansa.contract.raw_keys import key_digest
 from hansa.runtime.clock import Clock, utc_now
-from node_agent.config import StateFolder, load_config, open_state_folder
+from hansa.runtime.versions import PACKAGES, weaknesses
+from hansa.trust.files import METADATA_FOLDER
+from hansa.trust.view import TrustView
+from node_agent.config import PINNED_ROOT, StateFolder, load_config, open_state_folder
 from node_agent.keys.credential import CREDENTIAL, SERVER_CA, is_enrolled, load_credential
+from node_agent.keys.identity import AGREEMENT, SIGNING, load_identity
 from node_agent.local_api.client import AgentClient
+from node_agent.policy.admission import is_member
+from node_agent.policy.approvals import Site
 from node_agent.policy.file import load_policy
+from node_agent.policy.policy import data_holder
+from node_agent.trust.folder import offline_client
 
 OK: Final = "ok"
 WARNING: Final = "warning"
@@ -62,6 +74,12 @@ def examine(path: Path, clock: Clock = utc_now) -> Sequence[Finding]:
         ("agent.toml", _config),
         ("policy", _policy),
         ("certificate", lambda found: _certificate(found, clock())),
+        ("own keys", _own_keys),
+        ("pinned root", _pinned_root),
+        ("trust", lambda found: _trust(found, clock())),
+        ("directory", lambda found: _directory(found, clock())),
+        ("data holders", lambda found: _data_holders(found, clock())),
+        ("libraries", lambda _: libraries({name: installed(name) for name in PACKAGES})),
         ("bubblewrap", lambda _: _program("bubblewrap", ["bwrap", "--version"])),
         ("setpriv", lambda _: _program("setpriv", ["setpriv", "--version"], package="util-linux")),
         ("redis-server", _redis),
@@ -123,6 +141,97 @@ def _certificate(state: StateFolder, now: datetime) -> Finding:
         remedy = "start the agent, which renews it"
         return Finding("certificate", WARNING, f"expires {end:%Y-%m-%d %H:%M} UTC", remedy)
     return Finding("certificate", OK, f"valid until {end:%Y-%m-%d %H:%M} UTC")
+
+
+def _own_keys(state: StateFolder) -> Finding:
+    if not is_enrolled(state):
+        return _not_enrolled("own keys")
+    load_identity(state)
+    return Finding("own keys", OK, f"{SIGNING} and {AGREEMENT}")
+
+
+def _pinned_root(state: StateFolder) -> Finding:
+    path = state.trust / PINNED_ROOT
+    if not path.is_file():
+        return Finding("pinned root", FAILED, "the node has pinned no root of trust", "enrol a new state folder")
+    if stat.S_IMODE(path.stat().st_mode) & 0o022 or stat.S_IMODE(state.trust.stat().st_mode) & 0o022:
+        remedy = f"chmod 700 {state.trust}; chmod 600 {path}; compare its digest with the operators"
+        return Finding("pinned root", FAILED, "others can replace it", remedy)
+    return Finding("pinned root", OK, digest(path.read_bytes()))
+
+
+def _trust(state: StateFolder, now: datetime) -> Finding:
+    view, expired = _view(state, now)
+    if view is None:
+        return Finding("trust", FAILED, "nothing was verified yet", "start the agent, and see `hansa-node status`")
+    if expired:
+        remedy = "connect the node; if it is, the federation operators have to renew: new jobs are declined"
+        return Finding("trust", FAILED, f"directory {view.directory.version}: its metadata have expired", remedy)
+    detail = f"directory {view.directory.version}, valid until {view.expires:%Y-%m-%d %H:%M} UTC"
+    return Finding("trust", OK, detail)
+
+
+def _view(state: StateFolder, now: datetime) -> tuple[TrustView | None, bool]:
+    """Return what the folder holds, and whether it has expired."""
+    client = offline_client(state.trust)
+    try:
+        return client.load(now), False
+    except HansaError as error:
+        if error.reason is Reason.TRUST_UNKNOWN:
+            return None, False
+        if error.reason is not Reason.TRUST_EXPIRED:
+            raise
+    # The timestamp expires first: all else is judged as of the day it was fetched.
+    fetched = (state.trust / METADATA_FOLDER / "timestamp.json").stat().st_mtime
+    return client.load(datetime.fromtimestamp(fetched, UTC)), True
+
+
+def _directory(state: StateFolder, now: datetime) -> Finding:
+    if not is_enrolled(state):
+        return _not_enrolled("directory")
+    view, _ = _view(state, now)
+    if view is None:
+        return Finding("directory", FAILED, "none is known here", "start the agent, and see `hansa-node status`")
+    config = load_config(state)
+    if not is_member(view, Site(config.federation, config.node), load_identity(state).public):
+        remedy = "give the federation operators the card that `hansa-node card` prints"
+        detail = f"directory {view.directory.version} does not have {config.node} with these keys"
+        return Finding("directory", FAILED, detail, remedy)
+    return Finding("directory", OK, f"{config.node} stands in it with these keys")
+
+
+def _data_holders(state: StateFolder, now: datetime) -> Finding:
+    pinned = load_policy(state.policy_file).approval.data_holders
+    if not pinned:
+        remedy = "hansa-node policy allow data-holder NAME --key FILE.pub"
+        return Finding("data holders", WARNING, "the policy names none: no job is ever approved", remedy)
+    view, _ = _view(state, now)
+    people = () if view is None else view.directory.people
+    known = {data_holder(one.name, key_digest(one.signing_key)) for one in people if one.has(Role.DATA_HOLDER)}
+    strangers = ", ".join(one.partition("=")[0] for one in pinned if one not in known)
+    if view is not None and strangers:
+        remedy = "compare keys with them: both the policy and the directory have to name them"
+        return Finding("data holders", WARNING, f"not in the directory with this role and key: {strangers}", remedy)
+    return Finding("data holders", OK, f"{len(pinned)} pinned")
+
+
+def installed(package: str) -> str:
+    """Return the version of a package as installed; empty if it is not."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def libraries(versions: Mapping[str, str]) -> Finding:
+    """Judge the libraries' versions; those that are not there are not judged."""
+    held = {name: text for name, text in versions.items() if text}
+    weak = weaknesses(held)
+    if weak:
+        detail = "; ".join(f"{one.library} {one.installed}: {one.why}" for one in weak)
+        wanted = ", ".join(f"{one.library} {one.mended} or later" for one in weak)
+        return Finding("libraries", FAILED, detail, f"install {wanted}, then restart the agent and its workers")
+    return Finding("libraries", OK, ", ".join(f"{name} {text}" for name, text in held.items()))
 
 
 def _program(check: str, command: Sequence[str], *, package: str = "") -> Finding:

@@ -19,6 +19,7 @@ from hansa.runtime.clock import Clock
 from node_agent.config import StateFolder
 from node_agent.policy.policy import Policy
 from node_agent.store.database import Database
+from node_agent.store.ledger import forget
 from node_agent.store.models import RunRow
 
 _log = structlog.get_logger(__name__)
@@ -44,8 +45,11 @@ class Retention:
         """Delete the folders of runs that ended longer ago than ``run_days``.
 
         The run itself stays in the store: what was decided is not forgotten.
+        Of the ledger of jobs, what can come no more is.
         """
-        before = self.clock() - timedelta(days=self.policy().retention.run_days)
+        now = self.clock()
+        await self.database.run(lambda session: forget(session, now))
+        before = now - timedelta(days=self.policy().retention.run_days)
         for run_id in await self.database.run(lambda session: _ended(session, before)):
             folder = self.state.runs / run_id
             # What is deleted with all that is in it had better be below our own folder.

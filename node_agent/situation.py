@@ -17,7 +17,7 @@ from hansa.contract.states import RunState
 from hansa.trust.view import TrustView
 from node_agent.approval_records import taken_of, that_may_speak_of
 from node_agent.catalogue import InstalledAnalysis
-from node_agent.policy.admission import LocalDataset, NodeKeys, NodeView, Seen, still_stands
+from node_agent.policy.admission import LocalDataset, NodeKeys, NodeView, Seen, is_member, still_stands
 from node_agent.policy.approvals import Site
 from node_agent.policy.policy import Policy
 from node_agent.store.ledger import known_digest
@@ -63,6 +63,11 @@ class Situation:
             queued=queued or 0,
             draining=self.draining(),
         )
+
+    def is_listed(self) -> bool:
+        """Say whether the directory in force has this node, with its own keys."""
+        trust = self.trust()
+        return trust is not None and is_member(trust, self.site, self.keys)
 
     def refusal(self, session: Session, run: RunRow, now: datetime, *, starting: bool = False) -> RunReason | None:
         """Return why an admitted run may not start, go on or be released any more; None if it may.

@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
 from coordinator.api.messages import timestamp
 from coordinator.domain import frames as plain
 from hansa.contract.envelope import Signed
@@ -16,6 +14,7 @@ from hansa.contract.limits import HEARTBEAT
 from hansa.contract.outbox import Head
 from hansa.contract.states import RunState
 from hansa.contract.witnessing import LogNews
+from hansa.runtime.reading import read_message
 from hansa.v1 import node_service_pb2 as wire
 from hansa.v1 import types_pb2
 
@@ -26,8 +25,9 @@ async def read_frames(messages: AsyncIterator[wire.NodeFrame]) -> AsyncIterator[
     """Yield the frames in ``messages``.
 
     Raises:
-        HansaError: ``PROTOCOL_VIOLATION``; a frame without content, a hash
-            that is none, or an event that cannot be read.
+        HansaError: ``PROTOCOL_VIOLATION``, a frame without content or a hash
+            that is none; ``MALFORMED`` or ``MESSAGE_TOO_LARGE``, an event that
+            cannot be read.
     """
     async for message in messages:
         yield node_frame(message)
@@ -37,7 +37,7 @@ def node_frame(message: wire.NodeFrame) -> plain.NodeFrame:
     """Return what the node sent.
 
     Raises:
-        HansaError: ``PROTOCOL_VIOLATION``.
+        HansaError: as ``read_frames``.
     """
     match message.WhichOneof("frame"):
         case "hello":
@@ -103,10 +103,7 @@ def _event(event: wire.Event) -> plain.Event:
 
 
 def _effect(body: bytes) -> plain.Effect:
-    try:
-        parsed = wire.EventBody.FromString(body)
-    except DecodeError as error:
-        raise _violation("body") from error
+    parsed = read_message(wire.EventBody, body)
     match parsed.WhichOneof("body"):
         case "run_reported":
             return _run_reported(parsed.run_reported)

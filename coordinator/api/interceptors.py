@@ -7,22 +7,46 @@ the text of a Python exception.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final, TypeAlias
 
 import grpc
+from google.protobuf import descriptor_pool, message_factory
 
 from coordinator.api.caller import set_caller
 from coordinator.api.errors import fail
 from coordinator.api.guard import Context, Guard
 from coordinator.api.method_policy import MethodPolicy
+from coordinator.api.rates import Slots
 from hansa.contract.errors import HansaError, Reason
+from hansa.runtime.reading import read_message
 
 # Generic in the stubs only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _NOBODY: Final = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a call may take, whatever deadline its caller has set.
+
+    Streams of answers have no end of their own: sessions and watches end by
+    their own rules.
+    """
+
+    unary: timedelta = timedelta(seconds=60)
+    upload: timedelta = timedelta(minutes=10)
+
+    def of(self, handler: Handler) -> float | None:
+        """Return the seconds that a call of this kind may take; None for no limit."""
+        if handler.response_streaming:
+            return None
+        return (self.upload if handler.request_streaming else self.unary).total_seconds()
 
 
 class Boundary(grpc.aio.ServerInterceptor):
@@ -32,9 +56,11 @@ class Boundary(grpc.aio.ServerInterceptor):
     the iterator that they are given, not with ``context.read``.
     """
 
-    def __init__(self, guard: Guard) -> None:
-        """Take what admits calls."""
+    def __init__(self, guard: Guard, patience: Patience | None = None) -> None:
+        """Take what admits calls, and how long they may take."""
         self._guard = guard
+        self._patience = patience or Patience()
+        self._slots = Slots()
 
     async def intercept_service(
         self,
@@ -56,9 +82,10 @@ class Boundary(grpc.aio.ServerInterceptor):
                 known, policy = await self._guard.admit(method, context)
                 caller = known.subject
                 set_caller(known)
-                parse = _parser(handler, policy)
-                request = _each(raw, parse) if handler.request_streaming else parse(raw)
-                return await _call(inner, request, context)
+                parse = _parser(method, handler, policy)
+                with self._slots.taking(caller, method, most=policy.at_once):
+                    request = _each(raw, parse) if handler.request_streaming else parse(raw)
+                    return await _in_time(_call(inner, request, context), self._patience.of(handler))
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # the boundary: nothing may leak past it
@@ -89,16 +116,32 @@ async def _call(inner: Any, request: Any, context: Context) -> Any:
     return None
 
 
-def _parser(handler: Handler, policy: MethodPolicy) -> Callable[[bytes], Any]:
+async def _in_time(call: Awaitable[Any], seconds: float | None) -> Any:
+    """Await ``call``, for so long only; a ``TimeoutError`` of its own is a crash like any other."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            return await call
+    except TimeoutError as error:
+        if limit.expired():
+            raise HansaError(Reason.CALL_TOO_LONG) from error
+        raise
+
+
+def _parser(method: str, handler: Handler, policy: MethodPolicy) -> Callable[[bytes], Any]:
+    # A method without a deserialiser takes the bytes as they are.
+    kind = _request_class(method) if handler.request_deserializer else None
+
     def parse(raw: bytes) -> Any:
         if len(raw) > policy.max_bytes:
-            raise HansaError(Reason.MALFORMED, f"The request is over {policy.max_bytes} bytes.")
-        try:
-            return handler.request_deserializer(raw) if handler.request_deserializer else raw
-        except Exception as error:
-            raise HansaError(Reason.MALFORMED, log=type(error).__name__) from error
+            raise HansaError(Reason.MESSAGE_TOO_LARGE, f"The request is over {policy.max_bytes} bytes.")
+        return raw if kind is None else read_message(kind, raw)
 
     return parse
+
+
+def _request_class(method: str) -> Any:
+    found = descriptor_pool.Default().FindMethodByName(method.removeprefix("/").replace("/", "."))
+    return message_factory.GetMessageClass(found.input_type)
 
 
 async def _each(messages: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:

@@ -26,6 +26,7 @@ _FRAME: Final = 4 << 10
 
 _NODE: Final[frozenset[Bearer]] = frozenset({Outsider.NODE})
 _GUEST: Final[frozenset[Bearer]] = frozenset({Outsider.GUEST})
+_OF_NODES: Final = Rule(any_owner=_NODE, changes=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,13 @@ class MethodPolicy:
             request has a ``request_id`` or is safe to repeat by itself.
         max_bytes: largest message of a request.
         per_minute: calls of one caller, also as a burst.
+        at_once: calls of one caller under way at the same time.
     """
 
     rule: Rule
     max_bytes: int = _SMALL
     per_minute: int = 600
+    at_once: int = 64
 
 
 def _read(roles: frozenset[Bearer], per_minute: int = 600) -> MethodPolicy:
@@ -89,7 +92,8 @@ METHOD_POLICY: Final[Mapping[str, MethodPolicy]] = {
     f"{_TRUST}GetTarget": _read(PEOPLE | _NODE, per_minute=3000),
     # A guest's secret has 256 bits; the rate spares our processor, not the secret.
     "/hansa.v1.EnrolmentService/Enrol": _change(_GUEST, max_bytes=CSR_BYTES + _FRAME, per_minute=120),
-    f"{_NODES}Connect": _change(_NODE, max_bytes=MESSAGE_BYTES, per_minute=120),
-    f"{_NODES}UploadSummary": _change(_NODE, max_bytes=CHUNK_BYTES + _FRAME),
+    # One session stands and one takes over; the others are those whose end the coordinator has not seen yet.
+    f"{_NODES}Connect": MethodPolicy(_OF_NODES, max_bytes=MESSAGE_BYTES, per_minute=120, at_once=4),
+    f"{_NODES}UploadSummary": MethodPolicy(_OF_NODES, max_bytes=CHUNK_BYTES + _FRAME, at_once=4),
     f"{_NODES}RenewCertificate": _change(_NODE, max_bytes=CSR_BYTES + _FRAME, per_minute=30),
 }

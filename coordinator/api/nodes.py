@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 
 from sqlalchemy.orm import Session
 
@@ -14,7 +15,7 @@ from coordinator.api.caller import current_caller
 from coordinator.api.calls import request_id_of
 from coordinator.api.frames import coordinator_frame, read_frames
 from coordinator.api.guard import Context
-from coordinator.services.collection import Announced, Upload, collect
+from coordinator.services.collection import Announced, Upload, collect, expected
 from coordinator.services.enrolment import Issuer, renew_certificate
 from coordinator.services.sessions import Sessions
 from hansa.contract.errors import HansaError, Reason
@@ -48,6 +49,8 @@ class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
     ) -> wire.UploadSummaryResponse:
         """Store a released summary; the same bytes again are welcome."""
         upload = _begin(await anext(request_iterator, None))
+        # Before the first chunk: nobody fills our memory for a run that does not wait for it.
+        await self._desk.read(partial(expected, announced=upload.announced))
         async for part in request_iterator:
             if part.WhichOneof("part") != "chunk":
                 raise HansaError(Reason.PROTOCOL_VIOLATION, "A chunk was due.", field="part")

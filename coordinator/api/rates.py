@@ -1,9 +1,10 @@
-"""How often one caller may call one method: a bucket of tokens for each pair."""
+"""How often one caller may call one method, and how often at the same time."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from hansa.contract.errors import HansaError, Reason
@@ -35,3 +36,29 @@ class RateLimiter:
             self._buckets.popitem(last=False)
         if not taken:
             raise HansaError(Reason.RATE_LIMITED)
+
+
+class Slots:
+    """Calls that are under way, by caller and method."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._taken: Counter[tuple[str, str]] = Counter()
+
+    @contextmanager
+    def taking(self, subject: str, method: str, *, most: int) -> Iterator[None]:
+        """Hold one slot of ``most`` while the body runs.
+
+        Raises:
+            HansaError: ``RATE_LIMITED``; all are taken.
+        """
+        place = (subject, method)
+        if self._taken[place] >= most:
+            raise HansaError(Reason.RATE_LIMITED, "Too many calls at the same time; try again later.")
+        self._taken[place] += 1
+        try:
+            yield
+        finally:
+            self._taken[place] -= 1
+            if not self._taken[place]:
+                del self._taken[place]

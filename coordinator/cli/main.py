@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import json
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -17,6 +18,7 @@ import structlog
 
 from coordinator.bootstrap import open_foundation, run_coordinator
 from coordinator.config import SERVER_CA_FILE, Config, load_config, make_config
+from coordinator.doctor import FAILED, examine
 from coordinator.founding import Founding, check_free, found
 from coordinator.services.erasure import erase_words
 from coordinator.services.nodes import Act
@@ -165,6 +167,24 @@ def profile(state_dir: Path, person: str, key_file: Path | None, folder: Path | 
     except OSError as error:
         raise HansaError(Reason.FILE_INVALID, f"{folder} cannot be written: {error.strerror}.") from error
     click.echo(f"{folder / 'people.toml'}")
+
+
+@main.command()
+@click.argument("state_dir", type=_STATE_DIR)
+@click.option("--output", type=click.Choice(["text", "json"]), default="text", help="How to print (default: text).")
+def doctor(state_dir: Path, output: str) -> None:
+    """Look for what would weaken the coordinator in STATE_DIR; each fault with its remedy. Status 1 if there is one."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    findings = examine(state_dir)
+    if output == "json":
+        click.echo(json.dumps({"checks": [asdict(finding) for finding in findings]}, indent=2))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.outcome:8} {finding.check:20} {finding.detail}")
+            if finding.remedy:
+                click.echo(f"{'':8} {'':20} -> {finding.remedy}")
+    if any(finding.outcome == FAILED for finding in findings):
+        sys.exit(1)
 
 
 @main.group()

@@ -124,19 +124,28 @@ class Wanted:
     manifest: Manifest
     is_sealed: bool
 
+    @property
+    def most_bytes(self) -> int:
+        """How large it may be."""
+        most = self.manifest.limits.summary_bytes
+        return most + BUCKET_BYTES + OVERHEAD_BYTES if self.is_sealed else most
+
 
 def expected(session: Session, announced: Announced) -> Wanted | None:
     """Return what the run's summary must conform to; None if these bytes are stored.
 
     Raises:
-        HansaError: ``RUN_UNKNOWN``, ``PROTOCOL_VIOLATION`` (another attempt)
-            or ``SUMMARY_CONFLICT``.
+        HansaError: ``RUN_UNKNOWN``, ``PROTOCOL_VIOLATION`` (another attempt),
+            ``SUMMARY_CONFLICT``, or ``SUMMARY_CORRUPT`` (announced too large).
     """
     awaited = _awaited(session, announced)
     if awaited.stored is not None:
         return None
     is_sealed = parse_job(awaited.payload).recipient_key is not None
-    return Wanted(manifest_of(session, awaited.analysis_digest), is_sealed)
+    wanted = Wanted(manifest_of(session, awaited.analysis_digest), is_sealed)
+    if announced.size > wanted.most_bytes:
+        raise HansaError(Reason.SUMMARY_CORRUPT, "The summary is larger than its manifest allows.", field="size")
+    return wanted
 
 
 def _awaited(session: Session, announced: Announced) -> Awaited:
@@ -152,9 +161,6 @@ def _awaited(session: Session, announced: Announced) -> Awaited:
 
 
 def _read(content: bytes, wanted: Wanted, announced: Announced) -> NewSummary:
-    most = wanted.manifest.limits.summary_bytes
-    if len(content) > (most + BUCKET_BYTES + OVERHEAD_BYTES if wanted.is_sealed else most):
-        raise HansaError(Reason.SUMMARY_CORRUPT, "The summary is larger than its manifest allows.", field="size")
     if wanted.is_sealed:
         # Whether it has figures, and what they are, only its reader will know.
         if not is_sealed_size(len(content)):

@@ -111,6 +111,11 @@ def _sqlite(url: URL) -> Engine:
     return engine
 
 
+def sqlite_version() -> str:
+    """Return the version of the SQLite that the store would use."""
+    return str(_sqlite_module().sqlite_version)
+
+
 def _sqlite_module() -> ModuleType:
     """Return the newest SQLite there is; some systems' own one can lose a WAL."""
     try:

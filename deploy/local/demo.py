@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from deploy.local.cast import RESEARCHER
+from deploy.local.ceremony import PROJECT
 from deploy.local.commands import BIN, environment
 from deploy.local.demo_data import DATASET, DemoDataError
 from deploy.local.federation import DEFAULT_NODES, Wish, down, up
@@ -45,7 +46,16 @@ def _ask(layout: Layout, started: float) -> int:
     )
     env = {**environment(), "HANSA_PROFILE": str(layout.profile(RESEARCHER))}
     datasets = [word for node in nodes for word in ("--dataset", f"{node}-{DATASET}")]
-    question = ["allele-frequency", *datasets, "--param", f"variants={VARIANT}", "--deadline", "10m"]
+    question = [
+        "allele-frequency",
+        "--project",
+        PROJECT,
+        *datasets,
+        "--param",
+        f"variants={VARIANT}",
+        "--deadline",
+        "10m",
+    ]
     command = [str(BIN / "hansa"), "job", "submit", *question, "--wait", "--output", "json"]
     asked = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env=env)
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -29,7 +29,14 @@ from hansa.contract.summary import parse_summary, summary_bytes
 from hansa.runtime.clock import Clock
 from node_agent.airlock.decisions import decisions_on, store_decision, verified_decision
 from node_agent.airlock.statements import BY_RULES, Notary, Outgoing, leaving
-from node_agent.audit.entries import Decider, Judgement, release_decided, summary_released, summary_withheld
+from node_agent.audit.entries import (
+    Decider,
+    Judgement,
+    release_decided,
+    run_stopped,
+    summary_released,
+    summary_withheld,
+)
 from node_agent.audit.log import append
 from node_agent.catalogue import InstalledAnalysis
 from node_agent.disclosure.allele_counts import Asked, Cleared, CountRules, clear_allele_counts
@@ -55,6 +62,8 @@ class Choice:
     why: str
     decider: Decider
     deciders: tuple[Signatory, ...]
+    # To the researcher, of a summary that is kept.
+    told: RunReason = RunReason.WITHHELD
 
     def judgement(self) -> Judgement:
         """Return the decision as the audit log has it."""
@@ -63,6 +72,9 @@ class Choice:
 
 _BY_RULES: Final = Choice(
     decision=RELEASE, by=_MACHINE, why="release class auto", decider=Decider.RULES, deciders=(BY_RULES,)
+)
+_BY_REVOCATION: Final = Choice(
+    decision=WITHHOLD, by=_MACHINE, why="trust in the run was revoked", decider=Decider.RULES, deciders=(BY_RULES,)
 )
 
 
@@ -86,6 +98,8 @@ class Gate:
     policy: Callable[[], Policy]
     reporter: Reporter
     notary: Notary
+    # Why an admitted run may not be released any more; None if it may.
+    refusal: Callable[[Session, RunRow, datetime], RunReason | None]
 
     def judge(self, run: RunRow, collected: bytes, cohort: Mapping[str, int]) -> Verdict:
         """Return what may leave of the summary that a run wrote. Pure.
@@ -165,6 +179,12 @@ class Gate:
         if decision.decision == WITHHOLD:
             self._withhold(session, run, row, _by_people([stored], decision.reason), now)
             return run
+        revoked = self.refusal(session, run, now)
+        if revoked is not None:
+            # A person, an analysis or an approval was revoked while the summary waited.
+            append(session, run_stopped(run, revoked), now)
+            self._withhold(session, run, row, replace(_BY_REVOCATION, told=revoked), now)
+            return run
         # The policy may have become stricter since; never less strict.
         needed = people_needed(stricter(ReleaseClass(row.release_class), self._policy_class()))
         if len(said) >= needed:
@@ -196,7 +216,7 @@ class Gate:
     def _withhold(self, session: Session, run: RunRow, row: SummaryRow, choice: Choice, now: datetime) -> None:
         _record(row, choice, now)
         append(session, summary_withheld(run, row.digest, choice.judgement()), now)
-        self._end(session, run, RunEvent.WITHHOLD, RunReason.WITHHELD, now)
+        self._end(session, run, RunEvent.WITHHOLD, choice.told, now)
 
     def _end(self, session: Session, run: RunRow, event: RunEvent, reason: RunReason, now: datetime) -> None:
         advance(session, run, event, reporter=self.reporter, now=now, reason=reason)

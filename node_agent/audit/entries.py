@@ -38,6 +38,7 @@ class Action(enum.StrEnum):
     RUN_STOPPED = "run_stopped"
     TRUST_IN_FORCE = "trust_in_force"
     TRUST_REFUSED = "trust_refused"
+    SESSION_REFUSED = "session_refused"
     DATASET_ADDED = "dataset_added"
     DATASET_REMOVED = "dataset_removed"
     POLICY_CHANGED = "policy_changed"
@@ -142,6 +143,11 @@ def trust_refused(reason: Reason, known: int) -> Entry:
         known: the version of the directory that stays in force.
     """
     return Entry(action=Action.TRUST_REFUSED, facts={"reason": reason.value, "directory": known})
+
+
+def session_refused(reason: Reason) -> Entry:
+    """Return the entry of a session that this node ended, because what the coordinator said does not fit."""
+    return Entry(action=Action.SESSION_REFUSED, facts={"reason": reason.value})
 
 
 def _of_approval(row: ApprovalRow) -> dict[str, str | int]:

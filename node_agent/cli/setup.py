@@ -102,7 +102,7 @@ def card(invocation: Invocation) -> None:
     state = invocation.open_state()
     from node_agent.keys.identity import node_card
 
-    found = node_card(state)
+    found = node_card(state).model_dump(mode="json", exclude_unset=True)
     if invocation.json:
         print_json(found)
         return

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from hansa.contract.digests import canonical, digest
 from hansa.contract.errors import HansaError, Reason
+from hansa.contract.node_card import NodeCard
 from hansa.contract.raw_keys import key_text
 from node_agent.config import StateFolder, load_config
 from node_agent.durable import write_durably
@@ -75,21 +76,21 @@ def load_identity(state: StateFolder) -> NodeIdentity:
     return NodeIdentity(signing, agreement)
 
 
-def node_card(state: StateFolder) -> dict[str, Any]:
+def node_card(state: StateFolder) -> NodeCard:
     """Return what the federation's operators put into the directory, with a fingerprint to compare.
 
     Raises:
         HansaError: ``CONFIG_INVALID``; the node is not enrolled.
     """
     keys = load_identity(state).public
-    card: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "v": 1,
         "node": load_config(state).node,
         "signing_key": keys.signing,
         "agreement_key": keys.agreement,
         "tls_fingerprint": key_fingerprint(load_credential(state).key_pem),
     }
-    return {**card, "fingerprint": digest(canonical(card))}
+    return NodeCard(**facts, fingerprint=digest(canonical(facts)))
 
 
 def _load(path: Path) -> object:

@@ -25,6 +25,8 @@ from hansa.runtime.clock import Clock
 from hansa.runtime.supervisor import until_first_ends
 from hansa.sdk.errors import remote_error
 from hansa.v1 import node_service_pb2_grpc
+from node_agent.audit.entries import session_refused
+from node_agent.audit.log import append
 from node_agent.config import StateFolder
 from node_agent.keys.credential import load_credential, load_server_ca
 from node_agent.link.renewal import Renewal, RenewedError
@@ -141,10 +143,12 @@ class Link:
         except RenewedError:
             return _RENEWED
         except HansaError as error:
+            await self._note(error.reason)
             return self._react(error)
         except Exception:
             # Frames nobody thought of, or a store that cannot write just now.
             _log.exception("session_crashed")
+            await self._note(Reason.INTERNAL)
             return self._react(HansaError(Reason.INTERNAL, log="see session_crashed"))
         return self._react(HansaError(Reason.COORDINATOR_UNREACHABLE, log="the session ended"))
 
@@ -165,6 +169,17 @@ class Link:
             self.uploader.run(SummaryUpload(stub).send),
             self.parts.trust.run(),
         )
+
+    async def _note(self, reason: Reason) -> None:
+        """Write into the audit log that what the coordinator said did not fit; the pace of sessions bounds how often."""
+        if _REACTIONS.get(reason) is not _MISFIT:
+            return
+        now = self.clock()
+        try:
+            await self.parts.database.run(lambda session: append(session, session_refused(reason), now))
+        except Exception:
+            # The session has ended anyway; a store that cannot write must not end the agent.
+            _log.exception("session_end_not_noted")
 
     def _react(self, error: HansaError) -> _Reaction:
         reaction = _REACTIONS.get(error.reason, _UNREACHABLE)

@@ -239,11 +239,15 @@ def _fresh(trust: TrustView, now: datetime) -> RunReason | None:
 
 
 def _member(trust: TrustView, view: NodeView) -> RunReason | None:
-    entry = trust.directory.node(view.site.node)
-    if trust.directory.federation != view.site.federation or entry is None or view.keys is None:
-        return RunReason.NODE_NOT_IN_DIRECTORY
-    same = (entry.signing_key, entry.agreement_key) == (view.keys.signing, view.keys.agreement)
-    return None if same else RunReason.NODE_NOT_IN_DIRECTORY
+    return None if is_member(trust, view.site, view.keys) else RunReason.NODE_NOT_IN_DIRECTORY
+
+
+def is_member(trust: TrustView, site: Site, keys: NodeKeys | None) -> bool:
+    """Say whether the directory is of this node's federation and has the node with exactly these keys."""
+    entry = trust.directory.node(site.node)
+    if trust.directory.federation != site.federation or entry is None or keys is None:
+        return False
+    return (entry.signing_key, entry.agreement_key) == (keys.signing, keys.agreement)
 
 
 def _in_force(view: NodeView) -> TrustView:

@@ -83,8 +83,10 @@ def test_a_summary_keeps_its_bytes() -> None:
 SIGNED_JOB = (
     b'{"analysis":{"digest":"sha256:' + b"0" * 64 + b'","name":"allele-frequency","version":"1.0"},'
     b'"datasets":[{"dataset":"FI-lct","node":"FI","snapshot":"sha256:' + b"1" * 64 + b'"}],'
-    b'"job_id":"' + JOB.encode() + b'","nonce":"' + b"a" * 32 + b'","not_after":"2026-03-01T13:00:00Z",'
-    b'"not_before":"2026-03-01T12:00:00Z","parameters":{"variants":"rs4988235"},"quorum":1,"submitter":"ana","v":1}'
+    b'"directory_version":3,"federation":"demo","job_id":"' + JOB.encode() + b'","nonce":"' + b"a" * 32 + b'",'
+    b'"not_after":"2026-03-01T13:00:00Z","not_before":"2026-03-01T12:00:00Z","parameters":{"variants":"rs4988235"},'
+    b'"passports":{},"project":"lactose","purpose":"","quorum":1,"recipient_key":null,"release_class":"auto",'
+    b'"rounds":1,"submitter":"ana","v":1}'
 )
 
 

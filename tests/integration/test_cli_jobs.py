@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from hansa.contract.job import check_window
+from hansa.contract.raw_keys import key_text
 from hansa.runtime.clock import utc_now
 from tests.support.coordinator_double import JOB, RUN, Script, closed_port, coordinator_double, write_profile
 from tests.support.frequency_results import JOB_ID, encoded, two_countries_and_one_suppressed
 from tests.support.hansa_command import Ended, ended, hansa, start
+from tests.support.trust_world import PROJECT, build_trust_world
 
 ASK = (
     "job",
@@ -24,6 +26,8 @@ ASK = (
     "FI-lct",
     "--param",
     "variants=rs12913832",
+    "--project",
+    PROJECT,
 )
 
 
@@ -65,9 +69,10 @@ def test_a_submission_whose_answer_is_lost_is_sent_again_byte_for_byte(double: t
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("job", "submit", "nothing", "--dataset", "GB-lct"), "ANALYSIS_UNKNOWN"),
+        (("job", "submit", "nothing", "--project", PROJECT, "--dataset", "GB-lct"), "ANALYSIS_UNKNOWN"),
         ((*ASK, "--dataset", "FR-lct"), "DATASET_UNKNOWN"),
-        (("job", "submit", "allele-frequency", "--dataset", "GB-lct", "--param", "variants=1:2"), "PARAMETER_INVALID"),
+        ((*ASK[:-3], "variants=1:2", "--project", PROJECT), "PARAMETER_INVALID"),
+        ((*ASK[:-1], "no-project"), "PERMISSION_DENIED"),
         (("job", "show", "../../etc"), "JOB_UNKNOWN"),
         (("job", "watch", JOB_ID), "JOB_UNKNOWN"),
         (("job", "result", JOB_ID), "JOB_NOT_ENDED"),
@@ -121,8 +126,59 @@ def test_every_call_has_a_token_of_its_own(double: tuple[Script, Path]) -> None:
     script, profile = double
     ending(script, JOB.COMPLETED)
     hansa(*ASK, "--wait", profile=profile)
-    # The double refuses a token that comes twice; three pages, analysis, submit, watch, result.
-    assert len(script.tokens) == 7
+    # The double refuses a token that comes twice; three pages, submit, watch, result; and of the trust repository
+    # the next root (there is none), timestamp, snapshot, targets, and what tells which analyses there are.
+    assert len(script.tokens) == 6 + 4 + 6
+
+
+def test_what_was_verified_once_is_fetched_once(double: tuple[Script, Path]) -> None:
+    script, profile = double
+    assert hansa(*ASK, profile=profile).code == 0
+    fetched = list(script.fetched)
+    assert len([path for path in fetched if path.startswith("blobs/")]) == 1, "the manifest, and no code"
+    assert hansa(*ASK, profile=profile).code == 0
+    assert script.fetched == fetched
+
+
+def test_a_job_is_of_the_directory_that_the_client_verified(double: tuple[Script, Path]) -> None:
+    script, profile = double
+    script.trust.change(witnesses=())
+    assert hansa(*ASK, "--purpose", "milk", "--release-class", "manual", "--seal", profile=profile).code == 0
+    (spec,) = script.specs
+    assert (spec.federation, spec.directory_version, spec.project) == ("demo", 2, PROJECT)
+    assert (spec.purpose, spec.release_class) == ("milk", "manual")
+    assert spec.recipient_key == key_text(script.trust.recipients["ada"].public_key())
+    assert spec.analysis == script.trust.analysis
+
+
+def test_no_job_is_signed_on_an_older_directory_than_was_seen(double: tuple[Script, Path]) -> None:
+    script, profile = double
+    old = script.trust.files
+    script.trust.change(witnesses=())
+    assert hansa(*ASK, profile=profile).code == 0
+    script.trust.files = old
+    refused = hansa(*ASK, "--output", "json", profile=profile)
+    assert (refused.code, refused.reason, len(script.specs)) == (1, "TRUST_ROLLBACK", 1)
+
+
+def test_no_job_is_signed_on_another_federation_s_root(double: tuple[Script, Path]) -> None:
+    script, profile = double
+    (profile.parent / "root.json").write_bytes(build_trust_world().root)
+    refused = hansa(*ASK, "--output", "json", profile=profile)
+    assert (refused.code, refused.reason, script.specs) == (1, "TRUST_THRESHOLD", [])
+
+
+def test_analyses_are_listed_with_their_votes_and_why_one_does_not_count(double: tuple[Script, Path]) -> None:
+    script, profile = double
+    world = script.trust
+    bare = world.bundle(world.bundles[0].files)
+    world.bundles = [world.vote(bare, "rev1", "author")]
+    world.publish()
+    (found,) = hansa("analysis", "list", "--output", "json", profile=profile).document["analyses"]
+    assert (found["state"], found["author"], found["approved_by"]) == ("not approved", "author", ["rev1"])
+    assert found["ignored"] == {"author": "The directory has no reviewer of this name."}
+    shown = hansa("analysis", "list", profile=profile)
+    assert "the vote of author does not count" in shown.out
 
 
 def test_a_job_is_listed_shown_and_cancelled(double: tuple[Script, Path]) -> None:

@@ -185,7 +185,7 @@ async def test_a_message_that_cannot_be_read_is_told_so_and_nothing_more(live: L
 async def test_a_message_over_the_methods_size_is_refused(live: LiveCoordinator) -> None:
     request = catalogue_service_pb2.GetAnalysisRequest(name="a" * 10_000)
     error = await refusal(live.catalogue("GetAnalysis", request, RITA))
-    assert reason_of(error) is Reason.MALFORMED
+    assert reason_of(error) is Reason.MESSAGE_TOO_LARGE
 
 
 async def test_an_unreadable_message_of_a_stranger_is_refused_for_the_stranger_first(live: LiveCoordinator) -> None:

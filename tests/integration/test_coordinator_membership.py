@@ -202,7 +202,7 @@ async def test_a_weak_or_unreadable_key_gets_no_certificate(live: LiveCoordinato
     bad = [
         csr_of(rsa.generate_private_key(65537, 2048)),
         csr_of(ec.generate_private_key(ec.SECP224R1())),
-        good[:200] + "A" + good[201:],
+        good[:200] + ("B" if good[200] == "A" else "A") + good[201:],
         "",
         "x" * 9000,
     ]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from sqlalchemy.orm import Session
 from tuf.api.metadata import Metadata, Snapshot, Timestamp
 
 from coordinator.services.trust import renew_timestamp, state_in_force
-from coordinator.store.outboxes import CommandRepository
+from coordinator.store.outboxes import CommandRepository, StoredCommand
 from hansa.contract.enrolment import parse_token
 from hansa.contract.errors import Reason
 from hansa.trust.files import ROOT, TARGETS, RepositoryFiles, metadata_name
@@ -76,6 +78,10 @@ async def mirrored(live: LiveCoordinator) -> RepositoryFiles:
     return RepositoryFiles(found, {hashlib.sha256(data).hexdigest(): data for data in contents})
 
 
+def pending(session: Session, node: str) -> list[StoredCommand]:
+    return CommandRepository(session).pending(node, after=0, limit=9)
+
+
 async def test_what_is_served_verifies_from_the_pinned_root(live: LiveCoordinator) -> None:
     view = verify_repository(await mirrored(live), trusted_root=live.trust.root, now=live.clock())
     assert view.directory == live.trust.directory
@@ -92,9 +98,7 @@ async def test_a_new_version_is_in_force_whole_and_every_node_is_told(live: Live
     view = verify_repository(await mirrored(live), trusted_root=live.trust.root, now=live.clock())
     assert view.directory.version == 2
     for node in ("FI", "ES"):
-        (command,) = live.foundation.database.run_sync(
-            lambda session, node=node: CommandRepository(session).pending(node, after=0, limit=9)
-        )
+        (command,) = live.foundation.database.run_sync(partial(pending, node=node))
         assert wire.CommandBody.FromString(command.body).WhichOneof("body") == "trust_update"
 
 

@@ -68,6 +68,6 @@ def test_the_encoding_is_that_of_the_dsse_specification() -> None:
     )
 
 
-def test_a_refusal_is_in_words_for_the_submitter() -> None:
-    with pytest.raises(HansaError, match="not signed by its submitter"):
+def test_a_refusal_is_in_words_for_people() -> None:
+    with pytest.raises(HansaError, match="not signed by whom it names"):
         verify(sign(JOB_TYPE, b"x", key_id="ana", key=OTHER), payload_type=JOB_TYPE, key=KEY.public_key())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,9 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hansa.contract.errors import HansaError, Reason
-from hansa.contract.ids import ANALYSIS_NAME, ANALYSIS_VERSION, DATASET_ID, NODE_ID, PERSON_NAME
+from hansa.contract.ids import (
+    ANALYSIS_NAME,
+    ANALYSIS_VERSION,
+    DATASET_ID,
+    FEDERATION_NAME,
+    NODE_ID,
+    PERSON_NAME,
+    PROJECT_NAME,
+)
 from hansa.contract.job import AnalysisRef, DatasetRef, JobSpec, check_quorum, check_window, parse_job
 from hansa.contract.limits import CLOCK_TOLERANCE, JOB_BYTES, MAX_DEADLINE
+from hansa.contract.release import ReleaseClass
 from hansa.contract.strict import strict_json
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -29,6 +39,13 @@ def like(pattern: str) -> st.SearchStrategy[str]:
 def specs(draw: st.DrawFn) -> JobSpec:
     nodes = draw(st.lists(like(NODE_ID.pattern), min_size=1, max_size=4, unique=True))
     return JobSpec(
+        federation=draw(like(FEDERATION_NAME.pattern)),
+        directory_version=draw(st.integers(1, 10**6)),
+        project=draw(like(PROJECT_NAME.pattern)),
+        purpose=draw(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=40)),
+        release_class=draw(st.sampled_from(ReleaseClass)),
+        recipient_key=draw(st.none() | st.binary(min_size=32, max_size=32).map(lambda raw: b64encode(raw).decode())),
+        passports={node: draw(digests) for node in nodes[:1]},
         job_id=str(draw(st.uuids())),
         nonce=draw(like("[0-9a-f]{32}")),
         submitter=draw(like(PERSON_NAME.pattern)),
@@ -50,6 +67,9 @@ def specs(draw: st.DrawFn) -> JobSpec:
 def spec(**changes: Any) -> dict[str, Any]:
     value = {
         "v": 1,
+        "federation": "demo",
+        "directory_version": 3,
+        "project": "lactose",
         "job_id": "0192f0c1-0000-7000-8000-000000000000",
         "nonce": "0" * 32,
         "submitter": "ana",
@@ -86,6 +106,17 @@ def test_the_example_is_valid() -> None:
     ("changes", "field"),
     [
         ({"extra": 1}, "extra"),
+        ({"federation": "De mo"}, "federation"),
+        ({"directory_version": 0}, "directory_version"),
+        ({"directory_version": "3"}, "directory_version"),
+        ({"project": "../x"}, "project"),
+        ({"purpose": "\x1b[2J"}, "purpose"),
+        ({"rounds": 2}, "rounds"),
+        ({"release_class": "none"}, "release_class"),
+        ({"recipient_key": "A" * 43}, "recipient_key"),
+        ({"recipient_key": "A" * 42 + "B="}, "recipient_key"),
+        ({"passports": {"ES": "sha256:" + "0" * 64}}, "job"),
+        ({"passports": {"FI": "x"}}, "passports"),
         ({"\ud800": 1}, ""),
         ({"v": 2}, "v"),
         ({"job_id": "x"}, "job_id"),
@@ -95,7 +126,7 @@ def test_the_example_is_valid() -> None:
         ({"quorum": True}, "quorum"),
         ({"quorum": "1"}, "quorum"),
         ({"datasets": []}, "datasets"),
-        ({"datasets": spec()["datasets"] * 2}, "datasets"),
+        ({"datasets": spec()["datasets"] * 2}, "job"),
         ({"not_after": "2026-03-01T12:00:00"}, "not_after"),
         ({"not_after": None}, "not_after"),
         ({"parameters": {"a": 1}}, "parameters"),

@@ -122,15 +122,15 @@ OPEN_POLICY: Mapping[str, Any] = {
 _PEOPLE = ("ada", "bob", "author", "rev1", "rev2", "rev3", HOLDER, "checker-fi", "checker2-fi", "operator-fi", NODE)
 
 
-def make_world(folder: Path) -> TrustWorld:
-    """Return a federation of FI and ES whose analysis is the one that the jobs here ask for."""
+def make_world(folder: Path, now: datetime = START) -> TrustWorld:
+    """Return a federation of FI and ES, signed ``now``, whose analysis is the one that the jobs here ask for."""
     folder.mkdir(parents=True)
     for name, content in BUNDLE.items():
         (folder / name).write_bytes(content)
     return build_trust_world(
         folder,
         datasets={node: f"{node}-lct" for node in (NODE, "ES")},
-        now=START,
+        now=now,
         federation=FEDERATION,
         keys={name: person_key(name) for name in _PEOPLE},
     )
@@ -328,9 +328,22 @@ def make_bench(folder: Path, policy: Mapping[str, Any] = OPEN_POLICY, *, approve
 
 
 def open_bench(
-    state: StateFolder, world: TrustWorld, policy: Mapping[str, Any] = OPEN_POLICY, *, approved: bool = True
+    state: StateFolder,
+    world: TrustWorld,
+    policy: Mapping[str, Any] = OPEN_POLICY,
+    *,
+    approved: bool = True,
+    trusted: bool = True,
 ) -> Bench:
-    """Return the parts of FI on the store in ``state``; twice on one is a restart."""
+    """Return the parts of FI on the store in ``state``; twice on one is a restart.
+
+    Args:
+        state: a state folder.
+        world: the federation, of this node among others.
+        policy: the node's.
+        approved: whether its data holder has given a standing approval.
+        trusted: whether what the world says is in force already; else the keeper has to fetch it.
+    """
     database = Database.open(state.database)
     reporter, bells, wishes, trust = WireReporter(NODE), Bells(), Wishes(), TrustBook()
     catalogue = Catalogue(state.analyses, trust.current)
@@ -348,7 +361,7 @@ def open_bench(
     entry = world.directory.node(NODE)
     assert entry is not None
     situation = Situation(
-        site=Site(FEDERATION, NODE),
+        site=Site(world.directory.federation, NODE),
         analyses=catalogue,
         policy=current,
         trust=trust.current,
@@ -367,6 +380,7 @@ def open_bench(
             policy_digest=lambda: policy_digest(held[0].policy),
             approvals_of=approvals_of,
         ),
+        refusal=situation.refusal,
     )
     offers = Offers(situation=situation, reporter=reporter)
     snapshot = state.datasets / "FI-lct" / SNAPSHOT.removeprefix("sha256:")
@@ -401,8 +415,11 @@ def open_bench(
         keeper=TrustKeeper(folder=state.trust, book=trust, catalogue=catalogue, database=database, clock=clock),
     )
     held.append(bench)
-    bench.trust_now()
-    database._transact(partial(_seed, snapshot=snapshot, approved=approved))
+    if trusted:
+        bench.trust_now()
+    (dataset,) = (name for name in world.directory.projects[0].datasets if name.startswith(f"{NODE}/"))
+    name = dataset.removeprefix(f"{NODE}/")
+    database._transact(partial(_seed, dataset=name, snapshot=snapshot, approved=approved))
     return bench
 
 
@@ -415,16 +432,16 @@ def make_snapshot(folder: Path) -> Path:
     return folder
 
 
-def _seed(session: Session, snapshot: Path, *, approved: bool) -> None:
+def _seed(session: Session, dataset: str, snapshot: Path, *, approved: bool) -> None:
     found_store(session, str(uuid4()))
-    if session.get(DatasetRow, "FI-lct") is not None:
+    if session.get(DatasetRow, dataset) is not None:
         return
     if approved:
         approval = standing()
         keep_approval(session, approved_by(approval), approval, START)
     session.add(
         DatasetRow(
-            dataset_id="FI-lct",
+            dataset_id=dataset,
             snapshot=SNAPSHOT,
             build="GRCh37",
             folder=str(snapshot),

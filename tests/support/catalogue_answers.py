@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from hansa.contract.digests import bundle_digest
 from hansa.v1 import types_pb2
 
 ARRAY = {"dtype": "int64", "axes": ["variant"], "merge": "sum", "released": True}
@@ -21,8 +22,9 @@ MANIFEST: dict[str, Any] = {
     "summary": {"axes": {"variant": {"labels": "variant"}}, "arrays": {"an": ARRAY}},
     "disclosure": "allele-counts",
 }
+FILES = {"manifest.json": json.dumps(MANIFEST).encode(), "Snakefile": b"rule all:\n"}
 ANALYSIS = types_pb2.Analysis(
-    name="allele-frequency", version="1.0", digest=f"sha256:{'a' * 64}", manifest=json.dumps(MANIFEST).encode()
+    name="allele-frequency", version="1.0", digest=bundle_digest(FILES), manifest=FILES["manifest.json"]
 )
 
 

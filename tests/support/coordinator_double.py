@@ -29,7 +29,7 @@ from hansa.contract import envelope
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.job import JobSpec, parse_job
 from hansa.runtime.channels import SERVER_OPTIONS
-from hansa.sdk.keys import create_key
+from hansa.sdk.keys import create_key, load_private_key
 from hansa.sdk.profile import Profile
 from hansa.v1 import (
     catalogue_service_pb2 as catalogue,
@@ -38,9 +38,12 @@ from hansa.v1 import (
     catalogue_service_pb2_grpc,
     job_service_pb2,
     job_service_pb2_grpc,
+    trust_service_pb2,
+    trust_service_pb2_grpc,
     types_pb2,
 )
-from tests.support.catalogue_answers import ANALYSIS, dataset
+from tests.support.catalogue_answers import ANALYSIS, FILES, dataset
+from tests.support.trust_world import TrustWorld, build_trust_world
 
 JOB, RUN = types_pb2.Job, types_pb2.Run
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -56,6 +59,7 @@ class Script:
     """
 
     person_key: Ed25519PublicKey
+    trust: TrustWorld
     datasets: list[types_pb2.Dataset] = field(
         default_factory=lambda: [dataset("GB-lct", "GB"), dataset("FI-lct", "FI"), dataset("ES-lct", "ES", "GRCh38")]
     )
@@ -66,6 +70,7 @@ class Script:
     jobs: dict[str, types_pb2.Job] = field(default_factory=dict)
     specs: list[JobSpec] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
+    fetched: list[str] = field(default_factory=list)
     watch_calls: int = 0
 
     def job(self, state: types_pb2.Job.State.ValueType, **runs: types_pb2.Run.State.ValueType) -> types_pb2.Job:
@@ -100,15 +105,17 @@ def coordinator_double(folder: Path) -> Iterator[tuple[Script, Path]]:
 @asynccontextmanager
 async def _serving(folder: Path) -> AsyncIterator[tuple[Script, Path]]:
     key = create_key(folder / "ada")
-    script = Script(key)
     names = ["127.0.0.1"]
     now = datetime.now(UTC)
+    script = Script(key, trust_of(folder, now))
     authority = create_keys(folder / "ca", "demo", names=names, now=now)
     keys = load_keys(folder / "ca", names=names, now=now)
     (folder / "server-ca.pem").write_bytes(authority.certificate_pem)
+    (folder / "root.json").write_bytes(script.trust.root)
     server = grpc.aio.server(options=list(SERVER_OPTIONS))
     job_service_pb2_grpc.add_JobServiceServicer_to_server(Jobs(script), server)
     catalogue_service_pb2_grpc.add_CatalogueServiceServicer_to_server(Catalogue(script), server)
+    trust_service_pb2_grpc.add_TrustServiceServicer_to_server(Trust(script), server)
     credentials = grpc.ssl_server_credentials([(keys.server_key_pem, keys.server_chain_pem)])
     port = server.add_secure_port("127.0.0.1:0", credentials)
     await server.start()
@@ -116,6 +123,12 @@ async def _serving(folder: Path) -> AsyncIterator[tuple[Script, Path]]:
         yield script, write_profile(folder, port)
     finally:
         await server.stop(None)
+
+
+def trust_of(folder: Path, now: datetime) -> TrustWorld:
+    """Return a federation's trust in which the key in ``folder`` is ada's."""
+    datasets = {"GB": "GB-lct", "FI": "FI-lct", "ES": "ES-lct"}
+    return build_trust_world(FILES, datasets=datasets, now=now, keys={"ada": load_private_key(folder / "ada")})
 
 
 def write_profile(folder: Path, port: int) -> Path:
@@ -126,6 +139,7 @@ def write_profile(folder: Path, port: int) -> Path:
         ca_file=Path("server-ca.pem"),
         person="ada",
         key_file=Path("ada"),
+        trust_root=Path("root.json"),
     )
     (folder / "profile.toml").write_text(profile.to_toml())
     return folder / "profile.toml"
@@ -160,6 +174,33 @@ class _Double:
         except HansaError as error:
             await refuse(context, error)
         self.script.tokens.append(token)
+
+
+class Trust(_Double, trust_service_pb2_grpc.TrustServiceServicer):
+    """Answers with the files of ``script.trust``, in small chunks."""
+
+    async def GetMetadata(  # noqa: N802 - name fixed by the proto
+        self, request: trust_service_pb2.GetMetadataRequest, context: Context
+    ) -> AsyncIterator[trust_service_pb2.GetMetadataResponse]:
+        await self.check(context)
+        try:
+            data = self.script.trust.files.metadata_file(request.role, request.version)
+        except HansaError as error:
+            await refuse(context, error)
+        for start in range(0, len(data), 1000):
+            yield trust_service_pb2.GetMetadataResponse(chunk=data[start : start + 1000])
+
+    async def GetTarget(  # noqa: N802
+        self, request: trust_service_pb2.GetTargetRequest, context: Context
+    ) -> AsyncIterator[trust_service_pb2.GetTargetResponse]:
+        await self.check(context)
+        try:
+            data = self.script.trust.files.target_file(request.sha256.hex())
+        except HansaError as error:
+            await refuse(context, error)
+        self.script.fetched.append(request.path)
+        for start in range(0, len(data), 1000):
+            yield trust_service_pb2.GetTargetResponse(chunk=data[start : start + 1000])
 
 
 class Catalogue(_Double, catalogue_service_pb2_grpc.CatalogueServiceServicer):
@@ -239,6 +280,13 @@ class Jobs(_Double, job_service_pb2_grpc.JobServiceServicer):
         if not self.script.result:
             await refuse(context, HansaError(Reason.JOB_NOT_ENDED))
         return job_service_pb2.GetResultResponse(job=JOB(waits_for="why it ended"), result=self.script.result)
+
+    async def GetEvidence(  # noqa: N802
+        self, request: Any, context: Context
+    ) -> AsyncIterator[job_service_pb2.GetEvidenceResponse]:
+        await self.check(context)
+        await refuse(context, HansaError(Reason.JOB_NOT_ENDED))
+        yield job_service_pb2.GetEvidenceResponse()
 
     async def ListJobs(self, request: Any, context: Context) -> job_service_pb2.ListJobsResponse:  # noqa: N802
         await self.check(context)

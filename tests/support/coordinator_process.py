@@ -8,39 +8,53 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from hansa.sdk.keys import create_key
+from tests.support.key_ceremony import PEOPLE, Ceremony
 
 PROGRAM = Path(sys.executable).parent / "hansa-coordinator"
 
 
+OPERATORS = {"olga": ("org-a", ["federation-operator"]), "oscar": ("org-b", ["federation-operator"])}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A coordinator that serves. ``operators`` are the profiles of olga and oscar."""
+
+    ceremony: Ceremony
+    operators: tuple[Path, Path]
+
+
 @contextmanager
-def serving_coordinator(folder: Path) -> Iterator[Path]:
-    """Yield the first operator's profile while a new coordinator in ``folder`` serves."""
-    create_key(folder / "olga")
+def serving_coordinator(folder: Path) -> Iterator[Served]:
+    """Yield a new coordinator in ``folder``, whose trust repository the public commands made."""
+    ceremony = Ceremony(folder / "trust")
+    ceremony.init()
+    ceremony.add_people(PEOPLE | OPERATORS)
+    ceremony.sign("root1", "root2", "targets1", "targets2")
     people, enrolment, node = free_ports(3)
     state = folder / "coordinator"
-    _run(
-        "init", state, "--federation", "demo", "--operator", "olga", "--operator-key", folder / "olga.pub",
-        "--people-port", people, "--enrolment-port", enrolment, "--node-port", node,
-    )  # fmt: skip
-    profile = folder / "olga.toml"
-    profile.write_bytes(_run("profile", state, "--person", "olga", "--key", folder / "olga"))
+    keys = [word for name in ("snapshot", "timestamp", "log") for word in (f"--{name}-key", ceremony.key(name))]
+    ports = ["--people-port", people, "--enrolment-port", enrolment, "--node-port", node]
+    _run("init", state, "--trust", ceremony.repo, *keys, *ports)
+    _run("profile", state, "--write", folder)
+    profiles = [profile_of(name, ceremony.key(name), folder / "people.toml") for name in OPERATORS]
     log = folder / "coordinator.log"
     with log.open("wb") as sink, subprocess.Popen([PROGRAM, "serve", state], stdout=sink, stderr=sink) as process:
         try:
             _wait_until_listening(process, people, log)
-            yield profile
+            yield Served(ceremony, (profiles[0], profiles[1]))
         finally:
             process.terminate()
             process.wait(30)
 
 
-def profile_of(person: str, key: Path, operator: Path) -> Path:
-    """Write ``person``'s profile beside ``key``, for the coordinator of ``operator``'s profile."""
-    lines = operator.read_text().splitlines()
-    kept = [line for line in lines if not line.startswith(("person", "key_file"))]
+def profile_of(person: str, key: Path, like: Path) -> Path:
+    """Write ``person``'s profile beside ``key``, from another one of the same coordinator."""
+    lines = like.read_text().splitlines()
+    kept = [line for line in lines if not line.startswith(("person", "key_file", "#"))]
     path = key.with_name(f"{person}.toml")
     path.write_text("\n".join([*kept, f'person = "{person}"', f'key_file = "{key}"', ""]))
     return path

@@ -141,7 +141,7 @@ class EvidenceWorld:
         payload = self.spec(**changes).to_bytes()
         return envelope.sign(envelope.JOB_TYPE, payload, key_id="ada", key=self.trust.keys["ada"])
 
-    def statement(self, job: Signed, node: str, content: bytes, **changes: Any) -> Signed:
+    def statement(self, job: Signed, node: str, content: bytes, /, **changes: Any) -> Signed:
         """Return a node's signed statement that ``content`` left, with its leaf in the node's log."""
         spec, signer = JobSpec.model_validate_json(job.payload), changes.pop("signer", node)
         run = run_id(spec.job_id, node, 1)

@@ -162,7 +162,7 @@ class JobWorld:
     async def job(self, job_id: str) -> JobRecord:
         return await self.desk.read(lambda session: JobRepository(session).get(job_id))
 
-    async def statement(self, node: str, job: JobRecord, content: bytes, **changes: Any) -> Signed:
+    async def statement(self, node: str, job: JobRecord, content: bytes, /, **changes: Any) -> Signed:
         """Return the statement of ``node`` that ``content`` left for the job."""
         payload = (await self.desk.read(lambda session: JobRepository(session).envelope(job.job_id))).payload
         return make_statement(payload, node, content, key=changes.pop("key", self.keys[node]), **changes)

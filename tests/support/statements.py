@@ -17,7 +17,7 @@ from hansa.contract.receipt import RULES, subject_name
 from hansa.contract.statement import Decider, LogPlace, Release, RuleOutcome, Statement, Subject, SubjectDigest
 
 
-def make_statement(payload: bytes, node: str, content: bytes, *, key: Ed25519PrivateKey, **changes: Any) -> Signed:
+def make_statement(payload: bytes, node: str, content: bytes, /, *, key: Ed25519PrivateKey, **changes: Any) -> Signed:
     """Return the statement of ``node`` that ``content`` left for the job in ``payload``.
 
     ``changes`` replace fields of the predicate, ``subject`` the subject's name.

@@ -158,17 +158,17 @@ class TrustWorld:
 
 
 def build_trust_world(
-    folder: Path = GOOD_ANALYSIS,
+    analysis: Path | Mapping[str, bytes] = GOOD_ANALYSIS,
     *,
     datasets: Mapping[str, str] | None = None,
     now: datetime = START,
     federation: str = FEDERATION,
     keys: Mapping[str, Ed25519PrivateKey] | None = None,
 ) -> TrustWorld:
-    """Return a world with one project that allows the analysis in ``folder`` on ``datasets`` (id by node).
+    """Return a world with one project that allows ``analysis`` on ``datasets`` (id by node).
 
     Args:
-        folder: an analysis; it gets an author and the approval of rev1 and rev2.
+        analysis: a folder, or the files; it gets an author and the approval of rev1 and rev2.
         datasets: one per node of the federation.
         now: when everything is signed.
         federation: its name.
@@ -181,7 +181,8 @@ def build_trust_world(
     people = [_person(world, name, organisation, roles) for name, (organisation, roles) in PEOPLE.items()]
     for node in places:
         people += _staff(world, node)
-    world.bundles = [world.vote(world.bundle(read_bundle(folder)), "rev1", "rev2")]
+    files = read_bundle(analysis) if isinstance(analysis, Path) else analysis
+    world.bundles = [world.vote(world.bundle(files), "rev1", "rev2")]
     world.directory = Directory(
         federation=federation,
         version=1,

@@ -2,125 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from hansa.cli.main import cli
-from hansa.contract.digests import canonical, digest
-from hansa.contract.raw_keys import key_text
-from hansa.sdk.keys import load_private_key
-from hansa.trust.files import read_files
-from hansa.trust.online import OnlineKeys, renew_online
-from hansa.trust.repository import verify_repository
-from hansa.trust.view import TrustView
-from tests.support.trust_world import GOOD_ANALYSIS
-
-PEOPLE = {
-    "ada": ("uni", ["researcher"]),
-    "author": ("uni", ["researcher"]),
-    "rev1": ("org-a", ["reviewer"]),
-    "rev2": ("org-b", ["reviewer"]),
-    "op1": ("org-a", ["federation-operator"]),
-}
-
-
-class Ceremony:
-    """A folder of keys and a working folder, used through ``hansa``."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.repo = folder / "repo"
-        self.keys = folder / "keys"
-        self.keys.mkdir()
-
-    def hansa(self, *arguments: object) -> dict[str, Any]:
-        found = self.outcome(*arguments)
-        assert found[0] == 0, found[2]
-        document = json.loads(found[1])
-        assert isinstance(document, dict)
-        return document
-
-    def outcome(self, *arguments: object) -> tuple[int, str, str]:
-        words = [*(str(argument) for argument in arguments), "--output", "json"]
-        result = CliRunner().invoke(cli, words, env={"HANSA_PROFILE": "/nowhere/profile.toml"})
-        return result.exit_code, result.stdout, result.stderr
-
-    def refusal(self, *arguments: object) -> str:
-        code, out, err = self.outcome(*arguments)
-        assert (code, out) == (2, ""), err
-        return str(json.loads(err)["error"]["reason"])
-
-    def key(self, name: str, *options: str) -> Path:
-        path = self.keys / name
-        if not path.exists():
-            self.hansa("key", "create", path, *options)
-        return path
-
-    def public(self, name: str) -> str:
-        return f"{self.key(name)}.pub"
-
-    def init(self) -> dict[str, Any]:
-        roots = [word for n in (1, 2, 3) for word in ("--root-key", self.public(f"root{n}"))]
-        targets = [word for n in (1, 2, 3) for word in ("--targets-key", self.public(f"targets{n}"))]
-        online = ["--snapshot-key", self.public("snapshot"), "--timestamp-key", self.public("timestamp")]
-        thresholds = ["--root-threshold", 2, "--targets-threshold", 2, "--log-key", self.public("log")]
-        return self.hansa("trust", "init", self.repo, "--federation", "demo", *roots, *targets, *online, *thresholds)
-
-    def add_people(self) -> None:
-        for name, (organisation, roles) in PEOPLE.items():
-            given = [word for role in roles for word in ("--role", role)]
-            self.hansa(
-                "trust",
-                "add-person",
-                self.repo,
-                name,
-                "--organisation",
-                organisation,
-                "--key",
-                self.public(name),
-                *given,
-            )
-
-    def add_node(self, node: str) -> None:
-        card = {
-            "v": 1,
-            "node": node,
-            "signing_key": key_text(Ed25519PrivateKey.generate().public_key()),
-            "agreement_key": key_text(X25519PrivateKey.generate().public_key()),
-            "tls_fingerprint": digest(b"tls"),
-        }
-        path = self.folder / f"{node}.card"
-        path.write_text(json.dumps({**card, "fingerprint": digest(canonical(card))}))
-        self.hansa("trust", "add-node", self.repo, "--card", path, "--organisation", "biobank")
-
-    def bundle(self, *reviewers: str) -> Path:
-        target = self.folder / "bundle"
-        self.hansa(
-            "analysis", "build", GOOD_ANALYSIS, "--person", "author", "--key", self.key("author"), "--to", target
-        )
-        for name in reviewers:
-            self.hansa("analysis", "review", target, "--person", name, "--key", self.key(name), "--approve")
-        return target
-
-    def sign(self, *names: str) -> dict[str, Any]:
-        for name in names:
-            last = self.hansa("trust", "sign", self.repo, "--key", self.key(name))
-        return last
-
-    def view(self) -> TrustView:
-        now = datetime.now(UTC)
-        online = OnlineKeys(load_private_key(self.key("snapshot")), load_private_key(self.key("timestamp")))
-        files = renew_online(read_files(self.repo), online, now)
-        root = (self.repo / "metadata" / "1.root.json").read_bytes()
-        return verify_repository(files, trusted_root=root, now=now)
+from tests.support.key_ceremony import PEOPLE, Ceremony
 
 
 @pytest.fixture
@@ -158,7 +48,14 @@ def test_the_status_says_who_has_signed_and_who_may_still(ceremony: Ceremony) ->
     root, targets = ceremony.sign("root3", "targets1")["roles"]
     assert (root["signed_by"], root["not_signed_by"], root["needed"]) == (["root3"], ["root1", "root2"], 1)
     assert (targets["signed_by"], targets["in_force"]) == (["targets1"], False)
-    assert "added person ada" in ceremony.hansa("trust", "status", ceremony.repo)["changes"]
+
+
+def test_a_signer_is_shown_the_keys_that_people_were_told_when_they_made_them(ceremony: Ceremony) -> None:
+    ceremony.init()
+    fingerprint = ceremony.hansa("key", "create", ceremony.keys / "ada")["key_fingerprint"]
+    ceremony.add_people()
+    changes = ceremony.hansa("trust", "status", ceremony.repo)["changes"]
+    assert f"added person ada: uni, researcher, key {fingerprint}" in changes
 
 
 def test_a_change_after_a_signature_is_another_version_without_it(ceremony: Ceremony) -> None:

@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 from hansa.cli.main import cli
 from hansa.sdk.keys import create_key
 
-SUBMIT = ("job", "submit", "allele-frequency", "--dataset", "FI-lct", "--param", "variants=rs1")
+SUBMIT = ("job", "submit", "allele-frequency", "--project", "lct", "--dataset", "FI-lct", "--param", "variants=rs1")
 
 
 def hansa(arguments: Sequence[str], profile: str = "/nowhere/profile.toml") -> Result:
@@ -42,11 +42,16 @@ def hansa(arguments: Sequence[str], profile: str = "/nowhere/profile.toml") -> R
         ("job", "result", "x", "--plot", "x.gif"),
         ("job", "result", "x", "--plot", "/dev/null.png/x.png"),
         ("job", "list", "--limit", "0"),
-        ("admin", "person", "add", "eve", "--role", "root", "--key", "/x"),
-        ("admin", "person", "add", "eve", "--role", "researcher", "--key", "/nowhere/x"),
+        ("job", "submit", "allele-frequency", "--dataset", "FI-lct"),
+        (*SUBMIT, "--release-class", "none"),
+        ("admin", "person", "add", "eve"),
+        ("trust", "add-person", "/x", "eve", "--organisation", "o", "--role", "root", "--key", "/nowhere/x"),
+        ("trust", "add-person", "/x", "eve", "--organisation", "o", "--role", "auditor", "--key", "/nowhere/x"),
+        ("trust", "sign", "/nowhere/repo"),
+        ("analysis", "review", "/nowhere/bundle", "--person", "eve", "--key", "/nowhere/x"),
         ("admin", "node", "invite", "FI", "--valid", "8d"),
         ("admin", "node", "confirm", "FI", "--fingerprint", "sha256:abc"),
-        ("admin", "analysis", "publish", "/nowhere/analysis"),
+        ("analysis", "publish", "/nowhere/bundle", "--repo", "/nowhere/repo"),
         ("nonsense",),
         ("--nonsense",),
     ],
@@ -80,7 +85,8 @@ def test_a_missing_profile_is_wrong_usage() -> None:
 def profile_in(folder: Path, key: Path) -> Path:
     path = folder / "profile.toml"
     path.write_text(
-        f'federation = "demo"\nendpoint = "127.0.0.1:1"\nca_file = "ca.pem"\nperson = "ada"\nkey_file = "{key}"\n'
+        'federation = "demo"\nendpoint = "127.0.0.1:1"\nca_file = "ca.pem"\ntrust_root = "root.json"\n'
+        f'person = "ada"\nkey_file = "{key}"\n'
     )
     return path
 

@@ -11,6 +11,7 @@ endpoint = "127.0.0.1:7443"
 ca_file = "ca.pem"
 person = "ada"
 key_file = "keys/ada.pem"
+trust_root = "root.json"
 """
 
 
@@ -19,6 +20,7 @@ def test_relative_paths_are_taken_from_the_profile_s_folder(tmp_path: Path) -> N
     profile = load_profile(tmp_path / "profile.toml")
     assert profile.ca_file == tmp_path / "ca.pem"
     assert profile.key_file == tmp_path / "keys" / "ada.pem"
+    assert profile.trust_root == tmp_path / "root.json"
 
 
 def test_absolute_paths_stay(tmp_path: Path) -> None:
@@ -44,6 +46,7 @@ def test_a_profile_that_is_written_is_read_back_the_same(tmp_path: Path) -> None
         ((b'"127.0.0.1:7443"', b'"127.0.0.1:70000"'), "endpoint"),
         ((b'"127.0.0.1:7443"', b'"https://x:1"'), "endpoint"),
         ((b'"ca.pem"', b'""'), "ca_file"),
+        ((b'trust_root = "root.json"', b""), "trust_root"),
         ((b'person = "ada"', b"person = "), "profile"),
         ((b'"ada"', b'"\xff"'), "profile"),
     ],

@@ -3,10 +3,15 @@ from typing import Any
 
 import pytest
 
+from hansa.contract.directory import DirectoryProject
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.job import JobSpec, check_quorum, check_window, parse_job
+from hansa.contract.raw_keys import key_text
+from hansa.contract.release import ReleaseClass
 from hansa.sdk.request import Fresh, JobRequest, build_job, check_request
-from tests.support.catalogue_answers import ANALYSIS, dataset
+from hansa.trust.view import TrustView
+from tests.support.catalogue_answers import ANALYSIS, FILES, dataset
+from tests.support.trust_world import PROJECT, TrustWorld, build_trust_world
 
 NOW = datetime(2025, 11, 22, 16, 0, tzinfo=UTC)
 FRESH = Fresh(submitter="ada", now=NOW, job_id="019aa0de-0000-7000-8000-000000000001", nonce="0" * 32)
@@ -18,11 +23,15 @@ OFFERED = [
     dataset("shared", "GB"),
     dataset("shared", "IT"),
 ]
+DATASETS = {"GB": "GB-lct", "FI": "FI-lct", "ES": "ES-lct", "IT": "shared"}
+WORLD = build_trust_world(FILES, datasets=DATASETS, now=NOW)
+VIEW = WORLD.view
 
 
 def ask(*datasets: str, **changes: Any) -> JobRequest:
     fields: dict[str, Any] = {
         "analysis": "allele-frequency",
+        "project": PROJECT,
         "datasets": datasets,
         "parameters": {"variants": "chr15:28365618:A:G"},
         "lifetime": timedelta(hours=1),
@@ -30,13 +39,13 @@ def ask(*datasets: str, **changes: Any) -> JobRequest:
     return JobRequest(**(fields | changes))
 
 
-def build(request: JobRequest) -> JobSpec:
-    return build_job(request, ANALYSIS, OFFERED, fresh=FRESH)
+def build(request: JobRequest, view: TrustView = VIEW) -> JobSpec:
+    return build_job(request, view, OFFERED, fresh=FRESH)
 
 
-def refusal(request: JobRequest) -> tuple[Reason, str]:
+def refusal(request: JobRequest, view: TrustView = VIEW) -> tuple[Reason, str]:
     with pytest.raises(HansaError) as caught:
-        build(request)
+        build(request, view)
     return caught.value.reason, caught.value.field
 
 
@@ -98,10 +107,65 @@ def test_a_job_too_large_to_be_accepted_is_refused_before_it_is_sent() -> None:
     assert refusal(ask("FI-lct", parameters={"variants": many})) == (Reason.PARAMETER_INVALID, "parameters")
 
 
-def test_an_answer_about_another_analysis_is_refused() -> None:
-    with pytest.raises(HansaError) as caught:
-        build_job(ask("FI-lct", analysis="other"), ANALYSIS, OFFERED, fresh=FRESH)
-    assert caught.value.reason is Reason.MALFORMED
+def test_the_digest_is_that_of_the_verified_repository_and_the_directory_is_named() -> None:
+    spec = build(ask("FI-lct", purpose="lactase persistence", release_class=ReleaseClass.DUAL))
+    assert spec.analysis.digest == ANALYSIS.digest
+    assert (spec.federation, spec.directory_version, spec.project) == ("demo", 1, PROJECT)
+    assert (spec.purpose, spec.release_class, spec.recipient_key) == ("lactase persistence", ReleaseClass.DUAL, None)
+
+
+def test_an_analysis_that_is_not_there_is_refused() -> None:
+    assert refusal(ask("FI-lct", analysis="other")) == (Reason.ANALYSIS_UNKNOWN, "analysis")
+    assert refusal(ask("FI-lct", version="2.0")) == (Reason.ANALYSIS_UNKNOWN, "analysis")
+
+
+def changed(**project: Any) -> TrustWorld:
+    world = build_trust_world(FILES, datasets=DATASETS, now=NOW, keys=WORLD.keys)
+    fields = {**world.directory.projects[0].model_dump(), **project}
+    world.change(projects=(DirectoryProject.model_validate(fields),))
+    return world
+
+
+def test_an_analysis_without_its_votes_is_refused() -> None:
+    world = build_trust_world(FILES, datasets=DATASETS, now=NOW)
+    world.bundles = [world.vote(world.bundle(FILES), "rev1", "rev3")]
+    world.publish()
+    assert refusal(ask("FI-lct"), world.view) == (Reason.ANALYSIS_UNKNOWN, "analysis")
+
+
+@pytest.mark.parametrize(
+    ("project", "field"),
+    [
+        ({"researchers": ("bob",)}, "project"),
+        ({"valid_until": NOW}, "project"),
+        ({"analyses": ("allele-frequency@2.0",)}, "analysis"),
+        ({"datasets": ("GB/GB-lct",)}, "dataset"),
+    ],
+)
+def test_what_the_project_does_not_allow_is_refused_before_it_is_signed(project: dict[str, Any], field: str) -> None:
+    assert refusal(ask("FI-lct"), changed(**project).view) == (Reason.PERMISSION_DENIED, field)
+
+
+def test_a_project_of_others_looks_like_one_that_is_not_there() -> None:
+    with pytest.raises(HansaError) as others:
+        build(ask("FI-lct"), changed(researchers=("bob",)).view)
+    with pytest.raises(HansaError) as none:
+        build(ask("FI-lct", project="no-such"))
+    assert others.value.public.replace(PROJECT, "no-such") == none.value.public
+
+
+def test_a_job_is_sealed_where_it_is_asked_and_where_the_project_demands_it() -> None:
+    mine = key_text(WORLD.recipients["ada"].public_key())
+    assert build(ask("FI-lct", seal=True)).recipient_key == mine
+    sealed = changed(sealed=True)
+    assert build(ask("FI-lct"), sealed.view).recipient_key == key_text(sealed.recipients["ada"].public_key())
+
+
+def test_nothing_is_sealed_to_nobody() -> None:
+    world = build_trust_world(FILES, datasets=DATASETS, now=NOW)
+    people = tuple(one.model_copy(update={"recipient_key": None}) for one in world.directory.people)
+    world.change(people=people)
+    assert refusal(ask("FI-lct", seal=True), world.view) == (Reason.KEY_INVALID, "recipient_key")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ REFUSED: Final = 1
 WRONG_USAGE: Final = 2
 UNREACHABLE: Final = 3
 DEADLINE_PASSED: Final = 4
+NOT_PROVEN: Final = 5
 INTERRUPTED: Final = 130
 
 USAGE: Final = "USAGE"
@@ -41,6 +42,8 @@ def of_error(error: HansaError, *, contacted: bool) -> int:
     """
     if error.reason is Reason.COORDINATOR_UNREACHABLE:
         return UNREACHABLE
+    if error.reason is Reason.EVIDENCE_INVALID:
+        return NOT_PROVEN
     return REFUSED if contacted else WRONG_USAGE
 
 

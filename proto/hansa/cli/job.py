@@ -15,6 +15,7 @@ from hansa.cli.output import cell, print_fields, print_json, print_table
 from hansa.cli.plot import check_plot_path, draw_result
 from hansa.cli.result_view import print_result
 from hansa.cli.session import run
+from hansa.cli.verify import fetch_proof, make_verifier, proven_result, verify
 from hansa.cli.waiting import wait_for_end
 from hansa.contract.errors import Reason
 from hansa.contract.release import ReleaseClass
@@ -29,6 +30,9 @@ from hansa.v1 import job_service_pb2, types_pb2
 @click.group()
 def job() -> None:
     """Submit jobs, watch them, read their results."""
+
+
+job.add_command(verify)
 
 
 @job.command()
@@ -214,13 +218,25 @@ def cancel(invocation: Invocation, job_id: str, output: str) -> None:
 @job.command()
 @click.argument("job_id")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw it: .png, .svg or .pdf.")
+@click.option(
+    "--recipient-key", type=click.Path(path_type=Path), metavar="FILE", help="Your private key: opens a sealed job."
+)
 @remote
 @click.pass_obj
-def result(invocation: Invocation, job_id: str, plot: Path | None, output: str) -> int:
-    """Print the result of job JOB_ID, which has ended."""
+def result(invocation: Invocation, *, job_id: str, plot: Path | None, recipient_key: Path | None, output: str) -> int:
+    """Print the result of job JOB_ID, which has ended.
+
+    With --recipient-key, the job's evidence is fetched and verified, and the
+    sealed summaries are opened and combined here.
+    """
     if plot is not None:
         check_plot_path(plot)
+    verifier = None
+    if recipient_key is not None:
+        verifier = make_verifier(invocation, trust_root=None, recipient_key=recipient_key)
     answer = run(invocation, lambda client: client.jobs.result(job_id))
+    if verifier is not None:
+        answer.result = proven_result(fetch_proof(invocation, verifier, job_id))
     code = _show_result(answer, output)
     if plot is not None:
         _plot(parse_result(answer.result), plot)

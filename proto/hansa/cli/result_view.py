@@ -34,6 +34,8 @@ def print_result(result: Result, *, waits_for: str = "") -> None:
         out.print(result_table(result))
         for note in footnotes(result):
             out.print(Text(note, style="dim"))
+    elif result.sealed and result.state == JobState.COMPLETED:
+        out.print(Text("The summaries are sealed to you; open them with --recipient-key FILE."))
     elif result.state == JobState.COMPLETED:
         out.print(Text("No node released a figure for any variant of the region."))
     if result.state != JobState.COMPLETED or any(end.state != RunState.RELEASED for end in result.nodes):

@@ -40,6 +40,8 @@ class Reason(enum.StrEnum):
     INTERNAL = "INTERNAL"
     MALFORMED = "MALFORMED"
     RATE_LIMITED = "RATE_LIMITED"
+    MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
+    CALL_TOO_LONG = "CALL_TOO_LONG"
     UNAUTHENTICATED = "UNAUTHENTICATED"
     PERMISSION_DENIED = "PERMISSION_DENIED"
     COORDINATOR_UNREACHABLE = "COORDINATOR_UNREACHABLE"
@@ -195,6 +197,8 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = {
     Reason.INTERNAL: Entry(_C.INTERNAL, "Internal error."),
     Reason.MALFORMED: Entry(_INVALID, "The request cannot be read."),
     Reason.RATE_LIMITED: Entry(_C.RESOURCE_EXHAUSTED, "Too many requests; try again later."),
+    Reason.MESSAGE_TOO_LARGE: Entry(_C.RESOURCE_EXHAUSTED, "The request is larger than this method takes."),
+    Reason.CALL_TOO_LONG: Entry(_C.DEADLINE_EXCEEDED, "The call took longer than this method may take."),
     Reason.UNAUTHENTICATED: Entry(_C.UNAUTHENTICATED, "Who calls is not known here."),
     Reason.PERMISSION_DENIED: Entry(_C.PERMISSION_DENIED, "The caller's role does not allow this."),
     Reason.COORDINATOR_UNREACHABLE: Entry(_C.UNAVAILABLE, "The coordinator cannot be reached."),

@@ -30,6 +30,8 @@ from hansa.contract.release import ReleaseClass
 from hansa.contract.strict import Strict, parse_strict, pattern, to_bytes
 
 _UUID: Final = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+# What every database and every JSON reader can hold.
+_MOST_VERSION: Final = (1 << 53) - 1
 # For people, in the log of a node: printable ASCII, so that no terminal obeys it.
 _PURPOSE: Final = r"[\x20-\x7e]{0,500}"
 
@@ -56,7 +58,7 @@ class JobSpec(Strict):
     v: Literal[1] = 1
     federation: Annotated[str, pattern(FEDERATION_NAME.pattern)]
     # The version of the directory that the researcher knew; a node whose own is newer declines.
-    directory_version: int = Field(ge=1, strict=True)
+    directory_version: int = Field(ge=1, le=_MOST_VERSION, strict=True)
     job_id: Annotated[str, pattern(_UUID)]
     nonce: Annotated[str, pattern("[0-9a-f]{32}")]
     submitter: Annotated[str, pattern(PERSON_NAME.pattern)]
@@ -65,7 +67,7 @@ class JobSpec(Strict):
     analysis: AnalysisRef
     parameters: Mapping[Annotated[str, StringConstraints(max_length=32)], str]
     datasets: tuple[DatasetRef, ...] = Field(min_length=1, max_length=MAX_NODES)
-    quorum: int = Field(ge=1, strict=True)
+    quorum: int = Field(ge=1, le=MAX_NODES, strict=True)
     rounds: Literal[1] = 1
     # How many people must look before a summary leaves; the node's policy may ask for more.
     release_class: ReleaseClass = ReleaseClass.AUTO

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -50,18 +50,32 @@ def parse_listing(data: bytes) -> Mapping[str, ListedFile]:
         raise _invalid("it is no list of files") from error
     if not one_form or len(found) != len(entries) or list(found) != sorted(found):
         raise _invalid("it is not in its one form")
+    if not _apart(found):
+        raise _invalid("two files would be one where case does not count, or one is a folder too")
     if MANIFEST_FILE not in found or sum(file.size for file in found.values()) > BUNDLE_BYTES:
         raise _invalid(f"it has no {MANIFEST_FILE}, or over {BUNDLE_BYTES >> 20} MiB")
     return found
 
 
-def _path(entry: Mapping[str, Any]) -> str:
+def _apart(paths: Iterable[str]) -> bool:
+    """Say whether every path stays a file of its own on any file system."""
+    files = [path.lower() for path in paths]
+    folders = {path[:end] for path in files for end, letter in enumerate(path) if letter == "/"}
+    return len(set(files)) == len(files) and folders.isdisjoint(files) and _one_spelling(paths)
+
+
+def _one_spelling(paths: Iterable[str]) -> bool:
+    folders = {path[:end] for path in paths for end, letter in enumerate(path) if letter == "/"}
+    return len({folder.lower() for folder in folders}) == len(folders)
+
+
+def _path(entry: Any) -> str:
+    if not isinstance(entry, dict) or entry.keys() != _KEYS or not isinstance(entry["path"], str):
+        raise ValueError("not an entry of a file")
     path = entry["path"]
     parts = path.split("/")
-    if entry.keys() != _KEYS or len(parts) > BUNDLE_DEPTH or not all(PLAIN_NAME.fullmatch(part) for part in parts):
-        raise ValueError("not a plain path")
-    if not isinstance(path, str) or not in_bundle(path):
-        raise ValueError("not a bundle's path")
+    if len(parts) > BUNDLE_DEPTH or not all(PLAIN_NAME.fullmatch(part) for part in parts) or not in_bundle(path):
+        raise ValueError("not a plain path of a bundle")
     return path
 
 

@@ -36,7 +36,8 @@ _MOST_ENTRIES: Final = 1000
 MOST_ENTRY_BYTES: Final = 16 << 10
 _DEPTH: Final = 4
 _Hash = Annotated[str, pattern("[0-9a-f]{64}")]
-_Index = Annotated[int, Field(ge=0, strict=True)]
+# What canonical JSON can write exactly.
+_Index = Annotated[int, Field(ge=0, le=(1 << 53) - 1, strict=True)]
 _Hashes = Annotated[tuple[_Hash, ...], Field(max_length=MOST_HASHES)]
 
 

@@ -144,7 +144,9 @@ def parse_manifest(data: bytes) -> Manifest:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "manifest"
-        raise HansaError(Reason.MANIFEST_INVALID, f"{field}: {first['msg']}", field=field) from error
+        raise HansaError(
+            Reason.MANIFEST_INVALID, f"{field}: {first['msg'].removeprefix('Value error, ')}", field=field
+        ) from error
 
 
 def check_parameters(manifest: Manifest, given: Mapping[str, str]) -> dict[str, str]:

@@ -59,7 +59,7 @@ def parse_strict(model: type[M], data: bytes, *, reason: Reason, what: str, most
         first = error.errors(include_url=False, include_input=False)[0]
         # A key that nobody declared may be any text; it is shown as ASCII.
         field = ascii(".".join(str(part) for part in first["loc"]))[1:-1][:100] or what
-        raise HansaError(reason, f"{field}: {first['msg']}", field=field) from error
+        raise HansaError(reason, f"{field}: {first['msg'].removeprefix('Value error, ')}", field=field) from error
     except (ValueError, RecursionError) as error:
         raise HansaError(reason, f"The {what} is not strict JSON.", field="payload") from error
 

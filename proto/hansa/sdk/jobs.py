@@ -113,6 +113,19 @@ class JobsClient:
         """Return the job and its result's bytes; refused with ``JOB_NOT_ENDED`` before its end."""
         return await self._connection.call(self._stub.GetResult, wire.GetResultRequest(job_id=checked_id(job_id)))
 
+    async def evidence(self, job_id: str) -> AsyncIterator[tuple[str, bytes]]:
+        """Yield the files that the job's result rests on: a name, or an empty one to go on, and a chunk.
+
+        Raises:
+            RemoteError: refused, or the stream broke.
+        """
+        request = wire.GetEvidenceRequest(job_id=checked_id(job_id))
+        try:
+            async for answer in self._stub.GetEvidence(request, metadata=self._connection.metadata()):
+                yield answer.name, answer.chunk
+        except grpc.aio.AioRpcError as error:
+            raise remote_error(error) from error
+
     async def watch(self, job_id: str, *, on_loss: Callable[[], None] = lambda: None) -> AsyncIterator[types_pb2.Job]:
         """Yield the job now and after each change, the last time when it has ended.
 

@@ -57,6 +57,7 @@ class NodeEnd(_Part):
     node: str
     state: str
     reason: str | None = None
+    statement: str | None = None
 
 
 class Result(_Part):
@@ -64,6 +65,8 @@ class Result(_Part):
 
     job_id: str
     state: str
+    # The summaries are for the researcher alone; without their key there are no figures.
+    sealed: bool = False
     variants: tuple[VariantResult, ...]
     nodes: tuple[NodeEnd, ...]
 

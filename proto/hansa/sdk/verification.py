@@ -26,6 +26,7 @@ from hansa.contract.log_evidence import (
     ENTRIES_FILE,
     LoggedJob,
     LoggedRelease,
+    node_checkpoint_file,
     node_proof_file,
     verify_log_evidence,
 )
@@ -50,12 +51,16 @@ _RESULT_DEPTH: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step: what was looked at, whether it holds, the file at fault, and in words what was found."""
+    """One step: what was looked at, whether it holds, the file at fault, and in words what was found.
+
+    ``pending``: nothing is wrong, but the audit logs do not show everything yet.
+    """
 
     name: str
     ok: bool
     where: str = ""
     words: str = ""
+    pending: bool = False
 
 
 @dataclass(slots=True)
@@ -188,7 +193,8 @@ class _Inquiry:
         try:
             value, words = work()
         except HansaError as error:
-            self.report.steps.append(Step(name, ok=False, where=error.field, words=error.public))
+            pending = error.reason is Reason.LOG_ENTRY_UNKNOWN
+            self.report.steps.append(Step(name, ok=False, where=error.field, words=error.public, pending=pending))
             raise _Stop from None
         self.report.steps.append(Step(name, ok=True, words=words))
         return value
@@ -342,13 +348,14 @@ class _Inquiry:
             )
         logged = LoggedJob(job_id=job.spec.job_id, job_digest=digest(job.signed.payload), releases=releases)
         found = verify_log_evidence(self.files, view.directory, logged, needed=self.verifier.witnesses)
-        known = {node_proof_file(node) for node in releases}
+        known = {file for node in self.report.answered for file in (node_proof_file(node), node_checkpoint_file(node))}
         for name in sorted(self.files):
-            if name.endswith(".proof.json") and name not in known:
+            if name.endswith((".proof.json", ".checkpoint")) and name not in known:
                 raise _wrong(name, "The node did not answer.")
         if found.missing:
             where = CHECKPOINT_FILE if CHECKPOINT_FILE not in self.files else ENTRIES_FILE
-            raise _wrong(where, f"The logs do not show everything yet: {'; '.join(found.missing)}.")
+            words = f"{where}: The logs do not show everything (yet): {'; '.join(found.missing)}."
+            raise HansaError(Reason.LOG_ENTRY_UNKNOWN, words, field=where)
         return None, f"{found.entries} entries, size {found.size}, cosigned by {', '.join(found.witnesses)}"
 
 

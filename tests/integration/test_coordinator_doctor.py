@@ -1,0 +1,168 @@
+"""``hansa-coordinator doctor`` finds what would weaken the coordinator, and says what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from coordinator.cli.main import main
+from coordinator.config import make_config
+from coordinator.doctor import FAILED, OK, WARNING, Finding, examine, libraries
+from coordinator.founding import Founding, found
+from coordinator.store.database import Database
+from hansa.runtime.clock import utc_now
+from tests.support.job_world import add_node
+from tests.support.live_coordinator import trust_keys
+from tests.support.trust_repository import write_key
+from tests.support.trust_world import build_trust_world
+
+NOW = utc_now()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    place, trust = tmp_path / "state", build_trust_world(now=NOW)
+    config = make_config(federation="demo")
+    found(Founding(place, config, trust.files, trust_keys(trust)), store_uuid="u" * 36, now=NOW)
+    return place
+
+
+def findings(state: Path, now: datetime = NOW) -> dict[str, Finding]:
+    return {finding.check: finding for finding in examine(state, lambda: now)}
+
+
+def bad(state: Path, now: datetime = NOW) -> dict[str, str]:
+    return {name: finding.outcome for name, finding in findings(state, now).items() if finding.outcome != OK}
+
+
+def test_a_sound_coordinator_has_no_findings(state: Path) -> None:
+    assert bad(state) == {}
+    run = CliRunner().invoke(main, ["doctor", str(state), "--output", "json"])
+    assert run.exit_code == 0, run.output
+    assert {check["outcome"] for check in json.loads(run.output)["checks"]} == {OK}
+
+
+@pytest.mark.parametrize(
+    "name", [".", "ca", "trust", "ca/server-ca.key", "ca/invitations.key", "trust/timestamp.key", "coordinator.toml"]
+)
+def test_what_others_may_read_is_found(state: Path, name: str) -> None:
+    place = state / name
+    place.chmod(place.stat().st_mode | 0o040)
+    found = findings(state)["keys"]
+    assert found.outcome == FAILED
+    assert str(place) in found.remedy
+    run = CliRunner().invoke(main, ["doctor", str(state)])
+    assert (run.exit_code, "chmod go=" in run.output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("days", "expected"),
+    [
+        (0.6, {"timestamp metadata": WARNING}),
+        (1.1, {"timestamp metadata": FAILED}),
+        (6, {"timestamp metadata": FAILED, "snapshot metadata": WARNING}),
+        (8, {"timestamp metadata": FAILED, "snapshot metadata": FAILED}),
+        (160, {"timestamp metadata": FAILED, "snapshot metadata": FAILED, "targets metadata": WARNING}),
+        (310, {"timestamp metadata": FAILED, "snapshot metadata": FAILED, "targets metadata": FAILED,
+               "root metadata": WARNING}),
+    ],
+)  # fmt: skip
+def test_metadata_that_expires_is_found_in_time(state: Path, days: float, expected: dict[str, str]) -> None:
+    seen = bad(state, NOW + timedelta(days=days))
+    seen.pop("certificates", None)
+    assert seen == expected
+    found = findings(state, NOW + timedelta(days=days))
+    assert all(found[name].remedy for name in expected)
+
+
+def test_a_certificate_near_its_end_is_found(state: Path) -> None:
+    def outcome(days: int) -> str:
+        return findings(state, NOW + timedelta(days=days))["certificates"].outcome
+
+    outcomes = [outcome(days) for days in range(0, 420, 5)]
+    assert sorted(set(outcomes), key=outcomes.index) == [OK, WARNING, FAILED]
+
+
+def test_a_clock_that_is_behind_is_found(state: Path) -> None:
+    assert findings(state, NOW - timedelta(hours=1))["clock"].outcome == FAILED
+    late = (NOW + timedelta(days=2)).timestamp()
+    os.utime(state / "coordinator.toml", (late, late))
+    assert findings(state)["clock"].outcome == FAILED
+
+
+def other_log_key(state: Path) -> None:
+    (state / "trust/log.key").unlink()
+    write_key(state / "trust/log.key", Ed25519PrivateKey.generate())
+
+
+def other_timestamp_key(state: Path) -> None:
+    (state / "trust/timestamp.key").unlink()
+    write_key(state / "trust/timestamp.key", Ed25519PrivateKey.generate())
+
+
+def no_key(state: Path) -> None:
+    (state / "trust/snapshot.key").unlink()
+
+
+@pytest.mark.parametrize("spoil", [other_log_key, other_timestamp_key, no_key])
+def test_keys_that_root_or_directory_do_not_name_are_found(state: Path, spoil: Callable[[Path], None]) -> None:
+    spoil(state)
+    assert bad(state) == {"trust keys": FAILED}
+
+
+def test_a_root_that_somebody_has_exchanged_is_found(state: Path) -> None:
+    root = state / "trust/root.json"
+    root.write_bytes(root.read_bytes().replace(b'"version": 1', b'"version": 9'))
+    assert bad(state) == {"trust root": FAILED}
+
+
+def test_a_store_of_another_release_is_found_and_not_asked(state: Path) -> None:
+    database = Database.open(f"sqlite:///{state / 'coordinator.db'}")
+    database.run_sync(lambda session: session.execute(sa.text("DELETE FROM alembic_version")))
+    database.close()
+    found = findings(state)
+    assert (found["store"].outcome, "migrate" in found["store"].remedy) == (FAILED, True)
+    assert found["trust root"].outcome == FAILED
+    assert found["keys"].outcome == OK
+
+
+def test_a_store_that_is_gone_is_found_and_not_made(state: Path) -> None:
+    for path in state.glob("coordinator.db*"):
+        path.unlink()
+    found = findings(state)
+    assert (found["store"].outcome, "backup" in found["store"].remedy) == (FAILED, True)
+    assert list(state.glob("coordinator.db*")) == []
+
+
+def test_looking_changes_nothing(state: Path) -> None:
+    before = {path: path.read_bytes() for path in state.rglob("*") if path.is_file()}
+    findings(state)
+    assert {path: path.read_bytes() for path in state.rglob("*") if path.is_file()} == before
+
+
+def test_a_node_that_the_directory_does_not_have_is_found(state: Path) -> None:
+    database = Database.open(f"sqlite:///{state / 'coordinator.db'}")
+    database.run_sync(lambda session: add_node(session, "SE"))
+    database.close()
+    assert bad(state) == {"nodes": WARNING}
+    assert "SE" in findings(state)["nodes"].detail
+
+
+def test_weak_libraries_are_found() -> None:
+    found = libraries({"PyJWT": "2.9.0", "sqlite": "3.45.1", "protobuf": "7.0.0"})
+    assert found.outcome == FAILED
+    assert "PyJWT 2.13 or later" in found.remedy
+    assert "WAL" in found.detail
+
+
+def test_a_folder_without_a_coordinator_is_told_so(tmp_path: Path) -> None:
+    (found,) = examine(tmp_path)
+    assert (found.check, found.outcome) == ("settings", FAILED)
