@@ -209,9 +209,10 @@ def _checked(
             **settings, federation=reply.federation, node=invitation.node, node_endpoint=reply.node_endpoint
         )
         named = node_of(credential.certificate, config.federation)
-        trust = reply.server_ca_pem.encode()
-        if invitation.ca_fingerprint not in {_fingerprint(pem) for pem in _CERTIFICATE.findall(trust)}:
-            raise ValueError("server_ca_pem lacks the invitation's CA")
+        trusted = _CERTIFICATE.findall(reply.server_ca_pem.encode())
+        if [_fingerprint(pem) for pem in trusted] != [invitation.ca_fingerprint]:
+            # One more would be trusted for ever, also after the coordinator that slipped it in was recovered.
+            raise ValueError("server_ca_pem is not the invitation's CA, and it alone")
     except (ValueError, HansaError) as error:
         raise _odd_reply(str(error)) from error
     if named != invitation.node or reply.node != invitation.node:
@@ -224,7 +225,7 @@ def _checked(
             "The server's root of trust is not the one that the invitation names; nothing was pinned.",
             field="token",
         )
-    return _Grant(credential, trust, reply.trust_root, config)
+    return _Grant(credential, trusted[0], reply.trust_root, config)
 
 
 def _fingerprint(pem: bytes) -> bytes:

@@ -67,6 +67,8 @@ _REACTIONS: Final[Mapping[Reason, _Reaction]] = {
     Reason.CERTIFICATE_REFUSED: _Reaction(LinkState.REFUSED, 30.0),
     Reason.PROTOCOL_VIOLATION: _MISFIT,
     Reason.VERSION_UNSUPPORTED: _MISFIT,
+    # What it says of the logs is no checkpoint, or no proof.
+    Reason.NOTE_INVALID: _MISFIT,
     Reason.INTERNAL: _MISFIT,
 }
 

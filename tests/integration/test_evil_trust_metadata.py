@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hansa.contract.directory import Role, directory_bytes
 from hansa.contract.errors import HansaError, Reason
@@ -178,6 +179,31 @@ def test_evil_every_file_of_the_repository_with_one_bit_flipped_is_refused(bench
     report("files of the repository, one bit flipped", answers)
 
 
+@pytest.mark.parametrize("kind", ["directory.json", "bundle.json", "author.dsse.json", "votes/rev1.dsse.json"])
+def test_evil_every_value_of_a_signed_file_changed_once_is_refused(bench: Bench, kind: str) -> None:
+    """Served in the place of the true file: what the coordinator can do to a directory, a bundle, or a vote."""
+    honest = files_of(bench.world)
+    sha256 = next(found for path, found in bench.new.targets.items() if path.endswith(kind))
+    data = honest[f"targets/{sha256}"]
+    changed = [json.dumps(mutant.of(json.loads(data))).encode() for mutant in json_mutants(json.loads(data))]
+    changed += [raw.edit(data) for raw in raw_mutants(data)]
+    answers: Counter[str] = Counter()
+
+    for number, content in enumerate(changed[:: max(len(changed) // 150, 1)]):
+        mirror = Mirror({**honest, f"targets/{sha256}": content})
+        client = TrustClient(bench.folder.with_name(f"file-{number}"), bench.world.root, MirrorSource(mirror))
+        try:
+            view = client.refresh(bench.now)
+        except HansaError as error:
+            answers[error.reason.value] += 1
+        else:
+            answers["the analysis is not there"] += 1
+            assert view.directory == bench.new.directory
+            assert not view.analyses
+    report(f"{kind}, each value changed once", answers)
+    assert sum(answers.values()) >= 15
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_evil_each_role_rolled_back_by_itself_is_refused(bench: Bench, role: str) -> None:
     bench.move_on()
@@ -275,6 +301,26 @@ def test_evil_a_coordinator_that_adds_itself_to_a_directory_of_its_own_is_refuse
         forger.put_targets(files, json.dumps(metadata).encode(), body["version"])
 
         assert bench.answer(files) == Reason.TRUST_THRESHOLD
+
+
+def test_evil_a_vote_that_the_coordinator_forges_is_refused(bench: Bench) -> None:
+    """For an analysis of its own, with votes in the reviewers' names: targets that nobody signed off-line."""
+    world, forger = bench.world, Forger(bench.world)
+    true = world.bundles[0]
+    mine = world.bundle({**true.files, "Snakefile": b"rule all:\n    shell: 'cat /data/*'\n"})
+    own = dict(world.keys)
+    world.keys.update({name: Ed25519PrivateKey.generate() for name in ("rev1", "rev2")})
+    contents = world.vote(mine, "rev1", "rev2").targets()
+    world.keys.update(own)
+    files = files_of(world)
+    body = json.loads(files[f"metadata/{world.files.newest('targets')}.targets.json"])["signed"]
+    for path, data in contents.items():
+        files[f"targets/{sha256(data)}"] = data
+        body["targets"][path] = {"length": len(data), "hashes": {"sha256": sha256(data)}}
+    body["version"] += 1
+    forger.put_targets(files, forger.signed(body, "snapshot", "timestamp"), body["version"])
+
+    assert bench.answer(files) == Reason.TRUST_THRESHOLD
 
 
 def test_evil_one_stolen_signature_twice_is_one_signature(bench: Bench) -> None:

@@ -17,11 +17,21 @@ from coordinator.api.frames import envelope_message
 from hansa.contract import envelope
 from hansa.contract.errors import Reason
 from hansa.contract.limits import CHUNK_BYTES
+from hansa.sdk.evidence import gather
+from hansa.sdk.verification import Verifier, verify_evidence
 from hansa.v1 import admin_service_pb2, catalogue_service_pb2, job_service_pb2, types_pb2
 from hansa.v1 import node_service_pb2 as wire
 from hansa.v1.job_service_pb2_grpc import JobServiceStub
 from tests.support.job_world import BUNDLE_DIGEST, VARIANT, released, snapshot
-from tests.support.live_coordinator import CALL_SECONDS, OLGA, RITA, LiveCoordinator, live_coordinator, reason_of
+from tests.support.live_coordinator import (
+    AUDITOR,
+    CALL_SECONDS,
+    OLGA,
+    RITA,
+    LiveCoordinator,
+    live_coordinator,
+    reason_of,
+)
 from tests.support.scripted_node import NodeStore, WireNode, inventory, release, report, run_at
 from tests.support.statements import make_statement
 from tests.support.trust_world import PROJECT
@@ -87,6 +97,16 @@ async def until_disconnected(live: LiveCoordinator, name: str) -> None:
             await asyncio.sleep(0.02)
 
 
+async def evidence_proves(live: LiveCoordinator, job_id: str, result: bytes) -> None:
+    """Fetch the evidence as its researcher, and make the same result of it."""
+    asked = job_service_pb2.GetEvidenceRequest(job_id=job_id)
+    evidence = JobServiceStub(live.people).GetEvidence(asked, metadata=live.bearer(RITA), timeout=CALL_SECONDS)
+    files = await gather((part.name, part.chunk) async for part in evidence)
+    found = verify_evidence(files, Verifier(root=live.trust.root), job_id)
+    assert [(step.name, step.pending) for step in found.failed] == [("audit logs", True)], "nobody witnesses here"
+    assert found.result == result
+
+
 async def test_a_job_goes_from_a_researcher_over_two_nodes_to_its_result(live: LiveCoordinator) -> None:
     nodes = {name: await joined(live, name) for name in ("FI", "ES")}
     job = (await call(live, "SubmitJob", submission(live, "FI", "ES"))).job
@@ -123,6 +143,8 @@ async def test_a_job_goes_from_a_researcher_over_two_nodes_to_its_result(live: L
     assert (row["pooled"]["ac"], row["pooled"]["an"]) == (100, 412)
     cancel = job_service_pb2.CancelJobRequest(request_id="c", job_id=job.job_id)
     assert await reason(call(live, "CancelJob", cancel)) is Reason.JOB_ENDED
+
+    await evidence_proves(live, job.job_id, answer.result)
 
 
 async def test_a_repeated_submission_gets_the_first_answer_and_other_bytes_none(live: LiveCoordinator) -> None:
@@ -249,3 +271,44 @@ async def test_an_upload_that_is_not_what_was_announced_is_refused(live: LiveCoo
     header = wire.UploadSummaryRequest.Header(run_id=run, attempt=1, digest=b"d" * 32, size=1 << 40)
     huge = node.stub.UploadSummary(parts(wire.UploadSummaryRequest(header=header)), timeout=CALL_SECONDS)
     assert await reason(huge) is Reason.SUMMARY_CORRUPT
+
+
+async def test_who_leaves_the_directory_watches_no_more(live: LiveCoordinator) -> None:
+    await joined(live, "FI")
+    job = (await call(live, "SubmitJob", submission(live, "FI"))).job
+    watch = JobServiceStub(live.people).WatchJob(
+        job_service_pb2.WatchJobRequest(job_id=job.job_id), metadata=live.bearer(RITA), timeout=CALL_SECONDS
+    )
+    watched = aiter(watch)
+    assert (await anext(watched)).job.state == State.PENDING
+    (project,) = live.trust.directory.projects
+    live.trust.now = live.clock()
+    live.trust.change(
+        people=tuple(person for person in live.trust.directory.people if person.name != RITA),
+        projects=(project.model_copy(update={"researchers": ("bob",)}),),
+    )
+    await live.publish()
+    assert await reason(anext(watched)) is Reason.UNAUTHENTICATED
+
+
+async def test_auditors_see_all_jobs_and_no_result(live: LiveCoordinator) -> None:
+    await joined(live, "FI")
+    job = (await call(live, "SubmitJob", submission(live, "FI"))).job
+    seen = await call(live, "GetJob", job_service_pb2.GetJobRequest(job_id=job.job_id), AUDITOR)
+    assert seen.job.job_id == job.job_id
+    listed = await call(live, "ListJobs", job_service_pb2.ListJobsRequest(), AUDITOR)
+    assert [one.job_id for one in listed.jobs] == [job.job_id]
+    result = call(live, "GetResult", job_service_pb2.GetResultRequest(job_id=job.job_id), AUDITOR)
+    assert await reason(result) is Reason.PERMISSION_DENIED
+    other = call(live, "GetJob", job_service_pb2.GetJobRequest(job_id=job.job_id), "rev1")
+    assert await reason(other) is Reason.PERMISSION_DENIED
+
+
+async def test_a_job_that_names_an_older_directory_has_to_be_signed_again(live: LiveCoordinator) -> None:
+    await joined(live, "FI")
+    old = submission(live, "FI")
+    live.trust.now = live.clock()
+    live.trust.change(witnesses=())
+    await live.publish()
+    assert await reason(call(live, "SubmitJob", old)) is Reason.DIRECTORY_CHANGED
+    await call(live, "SubmitJob", submission(live, "FI"))
