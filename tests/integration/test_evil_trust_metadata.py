@@ -121,11 +121,11 @@ def forgeries(world: TrustWorld, role: str) -> Iterator[tuple[str, dict[str, byt
     name = "metadata/timestamp.json" if role == "timestamp" else f"metadata/{world.files.newest(role)}.{role}.json"
     value = json.loads(honest[name])
     version = value["signed"]["version"]
-    for mutant in _of_one_key(json_mutants(value), value):
+    for mutant in _of_one_kind(json_mutants(value), value):
         yield f"{role}.{mutant.id}", {**honest, name: json.dumps(mutant.of(value)).encode()}
     for raw in raw_mutants(honest[name]):
         yield f"{role}.{raw.id}", {**honest, name: raw.edit(honest[name])}
-    for mutant in _of_one_key(json_mutants(value["signed"]), value):
+    for mutant in _of_one_kind(json_mutants(value["signed"]), value):
         files, body = dict(honest), mutant.of(value["signed"])
         if role == "timestamp":
             files[name] = forger.signed(body, "timestamp")
@@ -139,10 +139,14 @@ def forgeries(world: TrustWorld, role: str) -> Iterator[tuple[str, dict[str, byt
         yield f"{role}.signed-anew.{mutant.id}", files
 
 
-def _of_one_key(mutants: Iterator[JsonMutant], value: dict[str, Any]) -> Iterator[JsonMutant]:
-    """Yield the mutants, but of a root's eight keys, which are alike, those of one only."""
-    others = sorted(value["signed"].get("keys", ()))[1:]
-    return (mutant for mutant in mutants if not any(f"keys.{keyid}" in mutant.path for keyid in others))
+def _of_one_kind(mutants: Iterator[JsonMutant], value: dict[str, Any]) -> Iterator[JsonMutant]:
+    """Yield the mutants, but of a root's keys and of the targets' files, which are alike, those of a few only."""
+    keys = sorted(value["signed"].get("keys", ()))[1:]
+    paths = [
+        path for path in value["signed"].get("targets", ()) if not path.endswith(("directory.json", "bundle.json"))
+    ]
+    alike = (*(f"keys.{keyid}" for keyid in keys), *(f"targets.{path}" for path in paths))
+    return (mutant for mutant in mutants if not any(part in mutant.path for part in alike))
 
 
 @pytest.mark.parametrize("role", ROLES)
