@@ -80,6 +80,14 @@ test-fast: $(READY) ## the quick suites, under a minute
 bench: system $(READY) ## measure, as ratios in one run; writes nothing but its report
 	$(BIN)/python -m tests.bench $(ARGS)
 
+.PHONY: mutation
+mutation: $(READY) ## take each defence out and see that its test fails; ARGS=ids for some
+	$(BIN)/python -m tests.mutation $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(READY) ## feed garbage to every parser: [FUZZ_SECONDS=60] each; crashes in .cache/fuzz
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
 # --- upkeep -------------------------------------------------------------------
 
 .PHONY: format

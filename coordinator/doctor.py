@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata
@@ -89,7 +90,7 @@ def examine(path: Path, clock: Clock = utc_now) -> Sequence[Finding]:
     """Return the findings on the coordinator whose state folder is ``path``."""
     try:
         config = load_config(path)
-        database = Database.open(config.database_url(path))
+        database = _open(config.database_url(path))
     except HansaError as error:
         return [Finding("settings", FAILED, error.public, "hansa-coordinator init, or mend coordinator.toml")]
     store = _run("store", lambda _: _store(database), Examined(path, config, None, clock()))
@@ -110,7 +111,8 @@ def examine(path: Path, clock: Clock = utc_now) -> Sequence[Finding]:
     try:
         return [_run(name, check, usable) for name, check in checks]
     finally:
-        database.close()
+        if database is not None:
+            database.close()
 
 
 def _run(name: str, check: Check, examined: Examined) -> Finding:
@@ -122,7 +124,17 @@ def _run(name: str, check: Check, examined: Examined) -> Finding:
         return Finding(name, FAILED, f"{type(error).__name__}: it cannot be read", _DOCUMENT)
 
 
-def _store(database: Database) -> Finding:
+def _open(url: str) -> Database | None:
+    """Return the store; None where its file is missing, for SQLite would make one."""
+    file = make_url(url)
+    if file.get_backend_name() == "sqlite" and not Path(file.database or "").exists():
+        return None
+    return Database.open(url)
+
+
+def _store(database: Database | None) -> Finding:
+    if database is None:
+        return Finding("store", FAILED, "its file is missing", "restore it from a backup, or begin anew with init")
     if not is_current(database):
         return Finding("store", FAILED, "its schema is of another release", "hansa-coordinator migrate STATE_DIR")
     return Finding("store", OK, f"{database.engine.dialect.name}, schema of this release")

@@ -82,10 +82,8 @@ def keep_approval(session: Session, signed: Signed, approval: Approval, now: dat
 
 
 def admit_under(session: Session, run: RunRow, held: HeldApproval, now: datetime) -> None:
-    """Note that ``run`` is admitted under ``held``, and under no other."""
-    forget_admission(session, run.run_id)
+    """Note that ``run``, which waited or is new, is admitted under ``held``."""
     session.add(RunApprovalRow(run_id=run.run_id, approval_id=held.approval_id, digest=held.digest, at=now))
-    session.flush()
 
 
 def forget_admission(session: Session, run_id: str) -> None:

@@ -35,7 +35,7 @@ from node_agent.policy.admission import is_member
 from node_agent.policy.approvals import Site
 from node_agent.policy.file import load_policy
 from node_agent.policy.policy import data_holder
-from node_agent.trust.keeper import offline_client
+from node_agent.trust.folder import offline_client
 
 OK: Final = "ok"
 WARNING: Final = "warning"

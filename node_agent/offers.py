@@ -19,7 +19,7 @@ from node_agent.airlock.decisions import forget_decisions
 from node_agent.approval_records import admit_under, forget_admission
 from node_agent.audit.entries import offer_accepted, offer_declined, offer_waits
 from node_agent.audit.log import append
-from node_agent.policy.admission import Admitted, Offered, admit, identify
+from node_agent.policy.admission import Admitted, Offered, Seen, admit, identify
 from node_agent.reporting import Reporter, advance
 from node_agent.situation import Situation, envelope_digest, seen_before, signed_job
 from node_agent.store.ledger import enter
@@ -99,7 +99,7 @@ class Offers:
         seen = seen_before(session, spec, offered.signed, run_known=run_known)
         view = replace(self.situation.view(session, spec, now), seen=seen)
         outcome = admit(spec, offered, view)
-        if isinstance(outcome, Admitted) or outcome.authentic:
+        if seen is Seen.NEVER and (isinstance(outcome, Admitted) or outcome.authentic):
             # Only what its submitter has signed: who else sends bytes could take the true job's place.
             enter(session, spec, envelope_digest(offered.signed))
         if isinstance(outcome, Admitted):

@@ -66,7 +66,9 @@ def _admit(session: Session, issuer: Issuer, node: NodeId, key: ec.EllipticCurve
     issued = _issue(session, issuer, node, key, now)
     nodes.set_key(node, issued.key_fingerprint)
     subject = f"{node} {issued.key_fingerprint}"
-    AuditRepository(session).append(at=now, actor=f"node:{node}", action="node_enrolled", subject=subject)
+    AuditRepository(session).append(
+        at=now, actor=f"node:{node}", action="node_enrolled", subject=subject, facts=_logged(issued)
+    )
     return issued
 
 
@@ -86,12 +88,21 @@ def renew_certificate(session: Session, issuer: Issuer, *, node: NodeId, csr_pem
     if standing is None:
         issued = _issue(session, issuer, node, key, now)
         AuditRepository(session).append(
-            at=now, actor=f"node:{node}", action="certificate_renewed", subject=f"{node} {fingerprint}"
+            at=now,
+            actor=f"node:{node}",
+            action="certificate_renewed",
+            subject=f"{node} {fingerprint}",
+            facts=_logged(issued),
         )
         return issued.certificate_pem
     if standing.state is CredentialState.ACTIVE:
         raise HansaError(Reason.KEY_INVALID, "A renewal needs a fresh key.", field="csr_pem")
     return standing.certificate_pem
+
+
+def _logged(issued: Credential) -> dict[str, str | int]:
+    """Return what stays in the log for good of each certificate that was ever issued."""
+    return {"node": issued.node, "serial": issued.serial, "key": issued.key_fingerprint}
 
 
 def _issue(session: Session, issuer: Issuer, node: NodeId, key: ec.EllipticCurvePublicKey, now: datetime) -> Credential:

@@ -17,6 +17,7 @@ from coordinator.services.trust import directory_in_force
 from coordinator.store.audit import AuditRepository
 from coordinator.store.jobs import JobRepository
 from coordinator.store.statements import StatementRepository, StoredStatement
+from coordinator.store.summaries import SummaryRepository
 from hansa.contract.digests import digest
 from hansa.contract.envelope import Signed, to_json
 from hansa.contract.errors import HansaError, Reason
@@ -41,6 +42,9 @@ def take_statement(session: Session, released: SummaryReleased, job_id: str, run
         known = StatementRepository(session).get(run.run_id)
         if known is not None and known.digest != statement.digest:
             raise HansaError(Reason.SUMMARY_CONFLICT, "The node has signed two statements for one run.")
+        uploaded = SummaryRepository(session).digest(run.run_id)
+        if uploaded not in (None, statement.subject):
+            raise HansaError(Reason.SUMMARY_CONFLICT, "The node has uploaded another summary.")
         if known is None and not JobRepository(session).announce_summary(run.run_id, statement.subject):
             raise HansaError(Reason.SUMMARY_CONFLICT, "The node has announced another summary.")
     except HansaError as error:

@@ -62,3 +62,8 @@ class SummaryRepository:
         """Return the stored summary of one run, as it came."""
         found: bytes | None = self._connection.scalar(select(SUMMARIES.c.content).where(SUMMARIES.c.run_id == run_id))
         return found
+
+    def digest(self, run_id: str) -> bytes | None:
+        """Return the SHA-256 of the stored summary of one run."""
+        found: bytes | None = self._connection.scalar(select(SUMMARIES.c.digest).where(SUMMARIES.c.run_id == run_id))
+        return found

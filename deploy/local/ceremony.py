@@ -6,8 +6,8 @@ takes a script a few seconds; the order and the commands are the same.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from deploy.local.cast import (
@@ -20,6 +20,7 @@ from deploy.local.cast import (
     TARGETS_SIGNERS,
     THRESHOLD,
     TIMESTAMP,
+    Member,
     folder_of,
     members,
 )
@@ -44,12 +45,8 @@ class Ceremony:
         self._layout.keys.mkdir(mode=0o700)
         for folder in sorted({folder_of(name) for name in names}):
             (self._layout.keys / folder).mkdir(mode=0o700)
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            made = [pool.submit(call, "hansa", "key", "create", str(self._layout.key(name))) for name in names]
-            recipient = str(self._layout.recipient_key(RESEARCHER))
-            made.append(pool.submit(call, "hansa", "key", "create", "--recipient", recipient))
-            for one in made:
-                one.result()
+        call("hansa", "key", "create", *(str(self._layout.key(name)) for name in names))
+        call("hansa", "key", "create", "--recipient", str(self._layout.recipient_key(RESEARCHER)))
 
     def found(self, nodes: Sequence[str], datasets: Sequence[str]) -> None:
         """Make the first version of the repository, signed by its thresholds.
@@ -70,19 +67,27 @@ class Ceremony:
             *("--log-key", str(public(LOG))),
         ]
         self._trust("init", "--federation", FEDERATION, *signers, *online)
-        for member in members(nodes):
-            roles = [word for role in member.roles for word in ("--role", role)]
-            where = [word for node in member.nodes for word in ("--node", node)]
-            key = ["--organisation", member.organisation, "--key", str(public(member.name))]
-            if member.name == RESEARCHER:
-                recipient = self._layout.recipient_key(RESEARCHER)
-                key += ["--recipient-key", f"{recipient}.pub"]
-            self._trust("add-person", member.name, *key, *roles, *where)
+        people = self._layout.keys / "people.toml"
+        people.write_text("".join(self._entry(member) for member in members(nodes)))
+        self._trust("add-people", str(people))
         scope = [word for dataset in datasets for word in ("--dataset", dataset)]
         valid = ["--analysis", ANALYSIS, "--valid", f"{_PROJECT_DAYS}d"]
         self._trust("add-project", PROJECT, "--researcher", RESEARCHER, *scope, *valid)
         self._review()
         self._sign(*ROOT_SIGNERS[:THRESHOLD], *TARGETS_SIGNERS[:THRESHOLD])
+
+    def _entry(self, member: Member) -> str:
+        values = {
+            "name": member.name,
+            "organisation": member.organisation,
+            "key": str(self._layout.public_key(member.name)),
+            "roles": list(member.roles),
+            "nodes": list(member.nodes),
+        }
+        if member.name == RESEARCHER:
+            values["recipient_key"] = f"{self._layout.recipient_key(RESEARCHER)}.pub"
+        # JSON's strings and lists of strings are TOML's too.
+        return "\n".join(["[[person]]", *(f"{name} = {json.dumps(value)}" for name, value in values.items()), ""])
 
     def _review(self) -> None:
         bundle = str(self._layout.bundle)
@@ -97,8 +102,7 @@ class Ceremony:
         """Take the nodes' cards into the directory as nodes and witnesses, and sign that."""
         for name in nodes:
             card = str(self._layout.node(name).card)
-            self._trust("add-node", "--card", card, "--organisation", f"biobank-{name.lower()}")
-            self._trust("add-witness", name)
+            self._trust("add-node", "--card", card, "--organisation", f"biobank-{name.lower()}", "--witness")
         # Others than the first time: any two of the three will do.
         self._sign(*TARGETS_SIGNERS[-THRESHOLD:])
 

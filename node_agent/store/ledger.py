@@ -27,11 +27,9 @@ def known_digest(session: Session, spec: JobSpec) -> str | None:
 
 
 def enter(session: Session, spec: JobSpec, digest: str) -> None:
-    """Write the job down unless it stands there; its submitter's signature was verified."""
-    if session.get(LedgerRow, spec.job_id) is None:
-        until = spec.not_after.astimezone(UTC) + CLOCK_TOLERANCE
-        session.add(LedgerRow(job_id=spec.job_id, nonce=spec.nonce, digest=digest, keep_until=until))
-        session.flush()
+    """Write down a job that does not stand there; its submitter's signature was verified."""
+    until = spec.not_after.astimezone(UTC) + CLOCK_TOLERANCE
+    session.add(LedgerRow(job_id=spec.job_id, nonce=spec.nonce, digest=digest, keep_until=until))
 
 
 def forget(session: Session, now: datetime) -> None:

@@ -26,9 +26,9 @@ from hansa.trust.view import TrustView
 from node_agent.audit.entries import trust_refused
 from node_agent.audit.log import append
 from node_agent.catalogue import Catalogue
-from node_agent.config import PINNED_ROOT
 from node_agent.store.database import Database
 from node_agent.trust.book import TrustBook, advance_trust, last_checked
+from node_agent.trust.folder import NoSource, pinned_root
 
 _log = structlog.get_logger(__name__)
 
@@ -39,18 +39,6 @@ _UNTOLD: Final = frozenset({Reason.COORDINATOR_UNREACHABLE, Reason.TRUST_UNKNOWN
 
 
 Reader = Callable[[TrustClient, datetime, datetime | None], TrustView]
-
-
-class NoSource:
-    """No coordinator: nothing can be fetched."""
-
-    def metadata(self, role: str, version: int, most_bytes: int) -> bytes:  # noqa: ARG002 - of the protocol
-        """Refuse."""
-        raise HansaError(Reason.COORDINATOR_UNREACHABLE)
-
-    def target(self, path: str, sha256: str, most_bytes: int) -> bytes:  # noqa: ARG002
-        """Refuse."""
-        raise HansaError(Reason.COORDINATOR_UNREACHABLE)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -129,7 +117,7 @@ class TrustKeeper:
 
     def _in_thread(self, read: Reader, now: datetime, checked: datetime | None) -> TrustView:
         with self._files:
-            client = TrustClient(self.folder, _pinned(self.folder), self.source)
+            client = TrustClient(self.folder, pinned_root(self.folder), self.source)
             view = read(client, now, checked)
             self.catalogue.install(view, lambda _path, sha256: client.file_of(view, sha256))
             return view
@@ -158,21 +146,3 @@ class TrustKeeper:
             append(session, trust_refused(error.reason, known), now)
 
         await self.database.run(note)
-
-
-def offline_client(folder: Path) -> TrustClient:
-    """Return a client of what ``folder`` holds, which asks nobody.
-
-    Raises:
-        HansaError: ``TRUST_UNKNOWN``; no root was pinned.
-    """
-    return TrustClient(folder, _pinned(folder), NoSource())
-
-
-def _pinned(folder: Path) -> bytes:
-    try:
-        return (folder / PINNED_ROOT).read_bytes()
-    except OSError as error:
-        raise HansaError(
-            Reason.TRUST_UNKNOWN, "The node has no pinned root; see `hansa-node enrol`.", log=str(error)
-        ) from error

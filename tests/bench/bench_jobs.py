@@ -21,9 +21,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from deploy.local.cast import RESEARCHER
+from deploy.local.ceremony import PROJECT
 from deploy.local.commands import environment
 from deploy.local.federation import Wish, down, up
-from deploy.local.layout import REPOSITORY, RESEARCHER, Layout
+from deploy.local.layout import REPOSITORY, Layout
 from hansa.sdk.client import Client, connect
 from hansa.sdk.jobs import has_ended, job_state_name
 from hansa.sdk.profile import load_profile
@@ -56,13 +58,14 @@ async def one_job(client: Client) -> float:
     """Return the seconds from submit to result."""
     request = JobRequest(
         analysis="allele-frequency",
+        project=PROJECT,
         datasets=[f"{node}-aisnp" for node in NODES],
         parameters={"variants": VARIANT},
         lifetime=timedelta(minutes=10),
     )
     began = time.perf_counter()
-    analysis, datasets = await client.catalogue.analysis("allele-frequency"), await client.catalogue.datasets()
-    job = await client.jobs.submit(client.jobs.build(request, analysis, datasets))
+    view, datasets = await client.trust.view(), await client.catalogue.datasets()
+    job = await client.jobs.submit(client.jobs.build(request, view, datasets))
     async for state in client.jobs.watch(job.job_id):
         if has_ended(state) and job_state_name(state) != "COMPLETED":
             raise RuntimeError(f"the job ended {job_state_name(state)}")

@@ -70,6 +70,7 @@ class Witness:
         parts = SessionParts(
             database=bench.database,
             commands=bench.commands,
+            trust=bench.keeper,
             wishes=bench.wishes,
             bells=bench.bells,
             clock=utc_now,

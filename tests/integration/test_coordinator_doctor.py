@@ -19,6 +19,7 @@ from coordinator.doctor import FAILED, OK, WARNING, Finding, examine, libraries
 from coordinator.founding import Founding, found
 from coordinator.store.database import Database
 from hansa.runtime.clock import utc_now
+from tests.support.job_world import add_node
 from tests.support.live_coordinator import trust_keys
 from tests.support.trust_repository import write_key
 from tests.support.trust_world import build_trust_world
@@ -131,6 +132,28 @@ def test_a_store_of_another_release_is_found_and_not_asked(state: Path) -> None:
     assert (found["store"].outcome, "migrate" in found["store"].remedy) == (FAILED, True)
     assert found["trust root"].outcome == FAILED
     assert found["keys"].outcome == OK
+
+
+def test_a_store_that_is_gone_is_found_and_not_made(state: Path) -> None:
+    for path in state.glob("coordinator.db*"):
+        path.unlink()
+    found = findings(state)
+    assert (found["store"].outcome, "backup" in found["store"].remedy) == (FAILED, True)
+    assert list(state.glob("coordinator.db*")) == []
+
+
+def test_looking_changes_nothing(state: Path) -> None:
+    before = {path: path.read_bytes() for path in state.rglob("*") if path.is_file()}
+    findings(state)
+    assert {path: path.read_bytes() for path in state.rglob("*") if path.is_file()} == before
+
+
+def test_a_node_that_the_directory_does_not_have_is_found(state: Path) -> None:
+    database = Database.open(f"sqlite:///{state / 'coordinator.db'}")
+    database.run_sync(lambda session: add_node(session, "SE"))
+    database.close()
+    assert bad(state) == {"nodes": WARNING}
+    assert "SE" in findings(state)["nodes"].detail
 
 
 def test_weak_libraries_are_found() -> None:

@@ -60,4 +60,4 @@ def request_of(federation: CorpusFederation, entry: Entry) -> bytes:
     if not entry.input.get("good_job"):
         return bytes(made(entry.input["bytes"]))
     request: Any = job_service_pb2.SubmitJobRequest(request_id=uuid4().hex, job=signed_job(federation))
-    return request.SerializeToString() + bytes(made(entry.input["append"]))
+    return bytes(request.SerializeToString()) + bytes(made(entry.input["append"]))

@@ -73,7 +73,7 @@ def parts_of(entry: Entry, run: str) -> Iterator[bytes]:
         before, after = entry.input["replace"]
         assert before.encode() in content
         content = content.replace(before.encode(), after.encode())
-    header = {"run_id": run, "attempt": 1, "execution": 1, "digest": hashlib.sha256(content).digest()}
+    header: dict[str, Any] = {"run_id": run, "attempt": 1, "execution": 1, "digest": hashlib.sha256(content).digest()}
     changes = entry.input.get("header", {})
     if changes is not None:
         header = {**header, "size": len(content), **made(changes)}

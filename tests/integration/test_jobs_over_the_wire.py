@@ -21,7 +21,15 @@ from hansa.v1 import admin_service_pb2, catalogue_service_pb2, job_service_pb2, 
 from hansa.v1 import node_service_pb2 as wire
 from hansa.v1.job_service_pb2_grpc import JobServiceStub
 from tests.support.job_world import BUNDLE_DIGEST, VARIANT, released, snapshot
-from tests.support.live_coordinator import CALL_SECONDS, OLGA, RITA, LiveCoordinator, live_coordinator, reason_of
+from tests.support.live_coordinator import (
+    AUDITOR,
+    CALL_SECONDS,
+    OLGA,
+    RITA,
+    LiveCoordinator,
+    live_coordinator,
+    reason_of,
+)
 from tests.support.scripted_node import NodeStore, WireNode, inventory, release, report, run_at
 from tests.support.statements import make_statement
 from tests.support.trust_world import PROJECT
@@ -249,3 +257,44 @@ async def test_an_upload_that_is_not_what_was_announced_is_refused(live: LiveCoo
     header = wire.UploadSummaryRequest.Header(run_id=run, attempt=1, digest=b"d" * 32, size=1 << 40)
     huge = node.stub.UploadSummary(parts(wire.UploadSummaryRequest(header=header)), timeout=CALL_SECONDS)
     assert await reason(huge) is Reason.SUMMARY_CORRUPT
+
+
+async def test_who_leaves_the_directory_watches_no_more(live: LiveCoordinator) -> None:
+    await joined(live, "FI")
+    job = (await call(live, "SubmitJob", submission(live, "FI"))).job
+    watch = JobServiceStub(live.people).WatchJob(
+        job_service_pb2.WatchJobRequest(job_id=job.job_id), metadata=live.bearer(RITA), timeout=CALL_SECONDS
+    )
+    watched = aiter(watch)
+    assert (await anext(watched)).job.state == State.PENDING
+    (project,) = live.trust.directory.projects
+    live.trust.now = live.clock()
+    live.trust.change(
+        people=tuple(person for person in live.trust.directory.people if person.name != RITA),
+        projects=(project.model_copy(update={"researchers": ("bob",)}),),
+    )
+    await live.publish()
+    assert await reason(anext(watched)) is Reason.UNAUTHENTICATED
+
+
+async def test_auditors_see_all_jobs_and_no_result(live: LiveCoordinator) -> None:
+    await joined(live, "FI")
+    job = (await call(live, "SubmitJob", submission(live, "FI"))).job
+    seen = await call(live, "GetJob", job_service_pb2.GetJobRequest(job_id=job.job_id), AUDITOR)
+    assert seen.job.job_id == job.job_id
+    listed = await call(live, "ListJobs", job_service_pb2.ListJobsRequest(), AUDITOR)
+    assert [one.job_id for one in listed.jobs] == [job.job_id]
+    result = call(live, "GetResult", job_service_pb2.GetResultRequest(job_id=job.job_id), AUDITOR)
+    assert await reason(result) is Reason.PERMISSION_DENIED
+    other = call(live, "GetJob", job_service_pb2.GetJobRequest(job_id=job.job_id), "rev1")
+    assert await reason(other) is Reason.PERMISSION_DENIED
+
+
+async def test_a_job_that_names_an_older_directory_has_to_be_signed_again(live: LiveCoordinator) -> None:
+    await joined(live, "FI")
+    old = submission(live, "FI")
+    live.trust.now = live.clock()
+    live.trust.change(witnesses=())
+    await live.publish()
+    assert await reason(call(live, "SubmitJob", old)) is Reason.DIRECTORY_CHANGED
+    await call(live, "SubmitJob", submission(live, "FI"))

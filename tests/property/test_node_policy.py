@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hansa.contract.digests import digest
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import ANALYSIS_NAME, ANALYSIS_VERSION, PERSON_NAME
 from hansa.contract.manifest import Limits
@@ -14,6 +15,7 @@ from node_agent.policy.policy import (
     COHORT_FLOOR,
     LimitsPolicy,
     Policy,
+    data_holder,
     parse_policy,
     policy_digest,
     policy_of,
@@ -27,6 +29,7 @@ PERSONS = st.from_regex(PERSON_NAME, fullmatch=True)
 ANALYSES = st.builds(
     "{}@{}".format, st.from_regex(ANALYSIS_NAME, fullmatch=True), st.from_regex(ANALYSIS_VERSION, fullmatch=True)
 )
+HOLDERS = st.builds(data_holder, PERSONS, st.binary(max_size=8).map(digest))
 POLICIES = st.fixed_dictionaries(
     {
         "admission": st.fixed_dictionaries(
@@ -34,8 +37,10 @@ POLICIES = st.fixed_dictionaries(
                 "submitters": st.lists(PERSONS | st.just("*"), max_size=3),
                 "analyses": st.lists(ANALYSES, max_size=3),
                 "max_region_bases": st.integers(1, 10**9),
+                "require_passport": st.booleans(),
             }
         ),
+        "approval": st.fixed_dictionaries({"data_holders": st.lists(HOLDERS, max_size=3)}),
         "release": st.fixed_dictionaries({"mode": st.sampled_from(["auto", "manual"])}),
         "disclosure": st.fixed_dictionaries({"min_cohort": st.integers(20, 1000), "min_carriers": st.integers(10, 99)}),
         "limits": st.fixed_dictionaries({"cpus": st.floats(0.05, 64), "pids": st.integers(16, 4096)}),
@@ -166,3 +171,33 @@ def test_a_policy_never_gives_more_than_the_manifest_asks(asked: Limits, wall_se
     assert given_.wall_seconds == min(asked.wall_seconds, wall_seconds)
     assert given_.summary_bytes == asked.summary_bytes
     assert all(value <= getattr(asked, name) for name, value in given_.model_dump().items())
+
+
+@given(PERSONS, st.binary(max_size=8), st.binary(max_size=8))
+def test_a_data_holder_is_pinned_with_one_key_and_let_go_by_the_name_with_all(
+    name: str, one: bytes, other: bytes
+) -> None:
+    policy = Policy()
+    assert not policy.pins_data_holder(name, digest(one))
+    policy = with_entry(policy, "data_holders", data_holder(name, digest(one)))
+    assert policy.pins_data_holder(name, digest(one))
+    assert policy.pins_data_holder(name, digest(other)) == (one == other)
+    policy = with_entry(policy, "data_holders", data_holder(name, digest(other)))
+    assert without_entry(policy, "data_holders", name).approval.data_holders == ()
+
+
+@pytest.mark.parametrize(
+    "entry", ["mika", "mika=", "mika=sha256:00", "*", f"*=sha256:{'0' * 64}", f"sha256:{'0' * 64}"]
+)
+def test_what_is_no_name_with_a_whole_digest_pins_nobody(entry: str) -> None:
+    with pytest.raises(HansaError) as refused:
+        with_entry(Policy(), "data_holders", entry)
+    assert refused.value.reason is Reason.POLICY_INVALID
+
+
+def test_a_switch_is_set_by_its_word() -> None:
+    policy = with_value(Policy(), "admission.require_passport", "true")
+    assert policy.admission.require_passport
+    assert not with_value(policy, "admission.require_passport", "false").admission.require_passport
+    with pytest.raises(HansaError):
+        with_value(policy, "admission.require_passport", "yes")

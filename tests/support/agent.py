@@ -122,15 +122,15 @@ OPEN_POLICY: Mapping[str, Any] = {
 _PEOPLE = ("ada", "bob", "author", "rev1", "rev2", "rev3", HOLDER, "checker-fi", "checker2-fi", "operator-fi", NODE)
 
 
-def make_world(folder: Path) -> TrustWorld:
-    """Return a federation of FI and ES whose analysis is the one that the jobs here ask for."""
+def make_world(folder: Path, now: datetime = START) -> TrustWorld:
+    """Return a federation of FI and ES, signed ``now``, whose analysis is the one that the jobs here ask for."""
     folder.mkdir(parents=True)
     for name, content in BUNDLE.items():
         (folder / name).write_bytes(content)
     return build_trust_world(
         folder,
         datasets={node: f"{node}-lct" for node in (NODE, "ES")},
-        now=START,
+        now=now,
         federation=FEDERATION,
         keys={name: person_key(name) for name in _PEOPLE},
     )

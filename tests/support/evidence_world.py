@@ -83,15 +83,20 @@ class TestLog:
         return tuple(one.hex() for one in hashes)
 
 
-def summary(people: int = 99, ac: int = 40) -> bytes:
-    """Return a released summary of one variant."""
+def summary(people: int = 99, ac: int = 40, variants: int = 1) -> bytes:
+    """Return a released summary of so many variants, with the same figures for each."""
     values = {"people": people, "an": 2 * people, "ac": ac}
     arrays = {
-        name: {"dtype": "int64", "axes": ["variant", "stratum"], "merge": "sum", "values": [figure]}
+        name: {"dtype": "int64", "axes": ["variant", "stratum"], "merge": "sum", "values": [figure] * variants}
         for name, figure in values.items()
     }
-    axes = {"variant": [VARIANT], "stratum": ["all"]}
+    axes = {"variant": asked(variants), "stratum": ["all"]}
     return json.dumps({"v": 1, "axes": axes, "notes": {}, "arrays": arrays}, separators=(",", ":")).encode()
+
+
+def asked(variants: int) -> list[str]:
+    """Return the names of so many variants."""
+    return [VARIANT, *(f"15:{28120472 + place}:A:G" for place in range(1, variants))]
 
 
 @dataclass
@@ -103,6 +108,7 @@ class EvidenceWorld:
     sealed: bool = False
     silent: tuple[str, ...] = ()
     job_id: str = JOB
+    variants: int = 1
     logs: dict[str, TestLog] = field(default_factory=dict)
 
     @property
@@ -125,7 +131,7 @@ class EvidenceWorld:
             "submitter": "ada",
             "project": PROJECT,
             "analysis": self.trust.analysis,
-            "parameters": {"variants": VARIANT},
+            "parameters": {"variants": ",".join(asked(self.variants))},
             "datasets": tuple(
                 DatasetRef(node=node, dataset=f"{node}-aisnp", snapshot=digest(node.encode())) for node in self.nodes
             ),
@@ -165,7 +171,9 @@ class EvidenceWorld:
         """Return the evidence of the honest job."""
         job = self.job()
         plain = {
-            node: summary(99 + place, 40 + place) for place, node in enumerate(self.nodes) if node not in self.silent
+            node: summary(99 + place, 40 + place, self.variants)
+            for place, node in enumerate(self.nodes)
+            if node not in self.silent
         }
         left = {node: self.left(job, node, content) for node, content in plain.items()}
         statements = {node: self.statement(job, node, content) for node, content in left.items()}
@@ -246,8 +254,12 @@ class EvidenceWorld:
 
 
 def build_evidence_world(
-    nodes: Sequence[str] = ("FI", "ES", "IT", "SE"), *, sealed: bool = False, silent: Sequence[str] = ("SE",)
+    nodes: Sequence[str] = ("FI", "ES", "IT", "SE"),
+    *,
+    sealed: bool = False,
+    silent: Sequence[str] = ("SE",),
+    variants: int = 1,
 ) -> EvidenceWorld:
     """Return a world with the shipped analysis and these nodes."""
     trust = build_trust_world(ALLELE_FREQUENCY, datasets={node: f"{node}-aisnp" for node in nodes})
-    return EvidenceWorld(trust, tuple(nodes), sealed=sealed, silent=tuple(silent))
+    return EvidenceWorld(trust, tuple(nodes), sealed=sealed, silent=tuple(silent), variants=variants)

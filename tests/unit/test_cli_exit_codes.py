@@ -14,9 +14,10 @@ def test_every_end_of_a_job_has_its_exit_code(state: JobState) -> None:
 @pytest.mark.parametrize("reason", list(Reason))
 def test_an_error_is_wrong_usage_before_any_contact_and_a_refusal_after(reason: Reason) -> None:
     error = HansaError(reason)
-    unreachable = reason is Reason.COORDINATOR_UNREACHABLE
-    assert failures.of_error(error, contacted=False) == (3 if unreachable else 2)
-    assert failures.of_error(error, contacted=True) == (3 if unreachable else 1)
+    # Evidence that does not hold is an answer, found without any contact.
+    always = {Reason.COORDINATOR_UNREACHABLE: 3, Reason.EVIDENCE_INVALID: failures.NOT_PROVEN}.get(reason)
+    assert failures.of_error(error, contacted=False) == (always or 2)
+    assert failures.of_error(error, contacted=True) == (always or 1)
 
 
 def test_a_fault_of_ours_is_one_line_without_its_details(capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,14 @@ def test_the_status_says_who_has_signed_and_who_may_still(ceremony: Ceremony) ->
     root, targets = ceremony.sign("root3", "targets1")["roles"]
     assert (root["signed_by"], root["not_signed_by"], root["needed"]) == (["root3"], ["root1", "root2"], 1)
     assert (targets["signed_by"], targets["in_force"]) == (["targets1"], False)
-    assert "added person ada" in ceremony.hansa("trust", "status", ceremony.repo)["changes"]
+
+
+def test_a_signer_is_shown_the_keys_that_people_were_told_when_they_made_them(ceremony: Ceremony) -> None:
+    ceremony.init()
+    fingerprint = ceremony.hansa("key", "create", ceremony.keys / "ada")["key_fingerprint"]
+    ceremony.add_people()
+    changes = ceremony.hansa("trust", "status", ceremony.repo)["changes"]
+    assert f"added person ada: uni, researcher, key {fingerprint}" in changes
 
 
 def test_a_change_after_a_signature_is_another_version_without_it(ceremony: Ceremony) -> None:

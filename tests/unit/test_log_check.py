@@ -122,11 +122,11 @@ async def test_words_that_are_not_those_that_were_hashed_are_named_exactly(lie: 
     assert (await verify_log(source, TRUST, None)).first_wrong == 251
 
 
-async def test_a_missing_or_repeated_leaf_is_named() -> None:
-    for change in (lambda told: told.pop(250), lambda told: told.insert(250, told[249])):
-        source = log(300).sign()
-        change(source.told)
-        assert (await verify_log(source, TRUST, None)).first_wrong is not None
+@pytest.mark.parametrize("change", ["missing", "repeated"])
+async def test_a_missing_or_repeated_leaf_is_named(change: str) -> None:
+    source = log(300).sign()
+    source.told[250:251] = [] if change == "missing" else [source.told[249], source.told[250]]
+    assert (await verify_log(source, TRUST, None)).first_wrong is not None
 
 
 async def test_an_erased_entry_is_sound_and_counted() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ async def test_the_event_the_upload_and_the_store_have_the_same_bytes_after_each
             to.append(released)
             raise HansaError(Reason.COORDINATOR_UNREACHABLE)  # the answer is lost
 
-        spool = Uploader(database=bench.database, bells=bench.bells, clock=lambda at=bench.now: at)
+        spool = Uploader(database=bench.database, bells=bench.bells, clock=partial(getattr, bench, "now"))
         task = asyncio.create_task(spool.run(send))
         async with asyncio.timeout(20):
             while not sent:  # noqa: ASYNC110 - what is waited for is in a thread

@@ -1,5 +1,6 @@
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from hansa.contract.digests import DIGEST
 from hansa.contract.errors import HansaError, Reason
-from hansa.sdk.keys import create_key, key_fingerprint, load_private_key, public_pem, read_public_key
+from hansa.sdk.keys import (
+    create_key,
+    create_recipient_key,
+    key_fingerprint,
+    load_private_key,
+    load_recipient_key,
+    public_pem,
+    read_public_key,
+    read_recipient_public_key,
+)
 
 
 def test_a_key_is_made_for_its_owner_alone_whatever_the_umask(tmp_path: Path) -> None:
@@ -21,6 +31,25 @@ def test_a_key_is_made_for_its_owner_alone_whatever_the_umask(tmp_path: Path) ->
     assert public_pem(load_private_key(tmp_path / "ada").public_key()) == public_pem(public)
     assert public_pem(read_public_key(tmp_path / "ada.pub")) == public_pem(public)
     assert DIGEST.fullmatch(key_fingerprint(public))
+
+
+def test_a_recipient_key_is_kept_alike_and_is_never_taken_for_one_that_signs(tmp_path: Path) -> None:
+    public = create_recipient_key(tmp_path / "box")
+    create_key(tmp_path / "ada")
+    assert stat.S_IMODE((tmp_path / "box").stat().st_mode) == 0o600
+    assert load_recipient_key(tmp_path / "box").public_key() == public
+    assert read_recipient_public_key(tmp_path / "box.pub") == public
+    wrong: list[tuple[Callable[[Path], object], str]] = [
+        (load_private_key, "box"),
+        (read_public_key, "box.pub"),
+        (load_recipient_key, "ada"),
+        (read_recipient_public_key, "ada.pub"),
+        (read_recipient_public_key, "box"),
+    ]
+    for read, name in wrong:
+        with pytest.raises(HansaError) as caught:
+            read(tmp_path / name)
+        assert caught.value.reason is Reason.KEY_INVALID
 
 
 @pytest.mark.parametrize("name", ["ada", "ada.pub"])

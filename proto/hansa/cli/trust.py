@@ -27,6 +27,7 @@ from hansa.contract.raw_keys import key_text
 from hansa.contract.strict import strict_json
 from hansa.runtime.clock import utc_now
 from hansa.sdk.keys import load_private_key, read_any_public_key, read_public_key, read_recipient_public_key
+from hansa.sdk.people_file import read_people
 from hansa.trust import ceremony, edits
 from hansa.trust.draft import Draft
 from hansa.trust.files import TARGETS, read_bounded
@@ -128,13 +129,31 @@ def add_person(
     _put(repo, entry, replace=replace, output=output)
 
 
+@trust.command("add-people")
+@_REPO
+@click.argument("file", type=_PATH)
+@_REPLACE
+@output_option
+def add_people(repo: Path, file: Path, replace: bool, output: str) -> None:
+    """Put all people of FILE (TOML, see docs/reference/trust-repository.md) into the draft of REPO."""
+    entries = read_people(file)
+
+    def change(directory: Directory) -> Directory:
+        for entry in entries:
+            directory = edits.with_entry(directory, entry, replace=replace)
+        return directory
+
+    _show_edit(Draft(repo).edit(change), f"{len(entries)} people", output)
+
+
 @trust.command("add-node")
 @_REPO
 @click.option("--card", type=_PATH, required=True, help="What `hansa-node card` printed at the node.")
 @click.option("--organisation", help="The node's; unless the card has it.")
+@click.option("--witness", is_flag=True, help="Its cosignatures on the coordinator's audit log count.")
 @_REPLACE
 @output_option
-def add_node(repo: Path, card: Path, organisation: str | None, replace: bool, output: str) -> None:
+def add_node(repo: Path, card: Path, organisation: str | None, witness: bool, replace: bool, output: str) -> None:
     """Put a node into the draft of REPO. Compare the card's fingerprint with the node's operator first."""
     found = parse_card(read_bounded(card, _CARD_BYTES))
     if organisation is None and found.organisation is None:
@@ -147,7 +166,12 @@ def add_node(repo: Path, card: Path, organisation: str | None, replace: bool, ou
         agreement_key=found.agreement_key,
     )
     click.echo(f"{found.node}: the card's fingerprint is {found.fingerprint}", err=True)
-    _put(repo, entry, replace=replace, output=output)
+
+    def change(directory: Directory) -> Directory:
+        directory = edits.with_entry(directory, entry, replace=replace)
+        return edits.with_witness(directory, entry.node) if witness else directory
+
+    _show_edit(Draft(repo).edit(change), edits.title(entry), output)
 
 
 @trust.command("add-project")

@@ -69,13 +69,13 @@ def _one_spelling(paths: Iterable[str]) -> bool:
     return len({folder.lower() for folder in folders}) == len(folders)
 
 
-def _path(entry: Mapping[str, Any]) -> str:
+def _path(entry: Any) -> str:
+    if not isinstance(entry, dict) or entry.keys() != _KEYS or not isinstance(entry["path"], str):
+        raise ValueError("not an entry of a file")
     path = entry["path"]
     parts = path.split("/")
-    if entry.keys() != _KEYS or len(parts) > BUNDLE_DEPTH or not all(PLAIN_NAME.fullmatch(part) for part in parts):
-        raise ValueError("not a plain path")
-    if not isinstance(path, str) or not in_bundle(path):
-        raise ValueError("not a bundle's path")
+    if len(parts) > BUNDLE_DEPTH or not all(PLAIN_NAME.fullmatch(part) for part in parts) or not in_bundle(path):
+        raise ValueError("not a plain path of a bundle")
     return path
 
 

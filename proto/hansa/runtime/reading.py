@@ -8,7 +8,7 @@ anything is made of them, and values are looked at before anybody uses them.
 from __future__ import annotations
 
 import math
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
@@ -40,7 +40,7 @@ def read_message(kind: type[M], data: bytes, *, most_fields: int = MOST_FIELDS) 
             that no field of ours may have; ``MESSAGE_TOO_LARGE``, more fields
             than ``most_fields``.
     """
-    _Scan(most_fields).message(memoryview(data), kind.DESCRIPTOR)
+    _Scan(most_fields).message(memoryview(data), cast("Descriptor", kind.DESCRIPTOR))
     try:
         message = kind.FromString(data)
     except DecodeError:

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from hansa.contract.digests import digest
 from hansa.contract.errors import HansaError, Reason
+from hansa.contract.raw_keys import key_digest, key_text
 
 AnyPublicKey = Ed25519PublicKey | X25519PublicKey
 
@@ -184,5 +184,5 @@ def public_pem(key: AnyPublicKey) -> str:
 
 
 def key_fingerprint(key: AnyPublicKey) -> str:
-    """Return the digest of ``key``'s DER form (SubjectPublicKeyInfo)."""
-    return digest(key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
+    """Return the digest by which people, policies and the directory's readers compare ``key``."""
+    return key_digest(key_text(key))

@@ -324,8 +324,8 @@ class _Inquiry:
         is_sealed = spec.recipient_key is not None
         with _Within(RESULT_FILE):
             try:
-                received = result_bytes(spec, end, {} if is_sealed else parts)
                 self.report.result = result_bytes(spec, end, parts)
+                received = result_bytes(spec, end, {}) if is_sealed else self.report.result
             except CombinationError as error:
                 raise _wrong(RESULT_FILE, "The summaries cannot be combined.") from error
             if received != self._file(RESULT_FILE):

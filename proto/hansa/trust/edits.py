@@ -15,6 +15,7 @@ from hansa.contract.directory import (
     PassportIssuer,
 )
 from hansa.contract.errors import HansaError, Reason
+from hansa.contract.raw_keys import key_digest
 
 Kind = Literal["person", "node", "project", "issuer"]
 Entry = DirectoryPerson | DirectoryNode | DirectoryProject | PassportIssuer
@@ -111,18 +112,33 @@ def changed(directory: Directory, **fields: Any) -> Directory:
 
 
 def differences(old: Directory | None, new: Directory) -> Iterator[str]:
-    """Yield, in words, what a signer puts their name to."""
-    if old is not None and old.coordinator_log_key != new.coordinator_log_key:
-        yield "changed the coordinator's log key"
-    for kind, (field, name) in _LISTS.items():
+    """Yield, in words, what a signer puts their name to; keys by the digest that people compare."""
+    if old is None or old.coordinator_log_key != new.coordinator_log_key:
+        yield f"the coordinator's log key is {key_digest(new.coordinator_log_key)}"
+    for field, name in _LISTS.values():
         before = {} if old is None else {getattr(one, name): one for one in getattr(old, field)}
         after = {getattr(one, name): one for one in getattr(new, field)}
-        yield from (f"added {kind} {key}" for key in after.keys() - before.keys())
-        yield from (f"removed {kind} {key}" for key in before.keys() - after.keys())
-        yield from (f"changed {kind} {key}" for key in before.keys() & after.keys() if before[key] != after[key])
+        yield from (f"added {_told(after[key])}" for key in after.keys() - before.keys())
+        yield from (f"removed {title(before[key])}" for key in before.keys() - after.keys())
+        yield from (f"changed {_told(after[key])}" for key in before.keys() & after.keys() if before[key] != after[key])
     past = set() if old is None else set(old.witnesses)
     yield from (f"added witness {node}" for node in set(new.witnesses) - past)
     yield from (f"removed witness {node}" for node in past - set(new.witnesses))
+
+
+def _told(entry: Entry) -> str:
+    """Return an entry with what matters of it."""
+    match entry:
+        case DirectoryPerson():
+            told = [entry.organisation, *entry.roles, *(f"at {node}" for node in entry.nodes)]
+            told.append(f"key {key_digest(entry.signing_key)}")
+        case DirectoryNode():
+            told = [entry.organisation, f"key {key_digest(entry.signing_key)}"]
+        case DirectoryProject():
+            told = [*entry.researchers, *entry.datasets, *entry.analyses, f"until {entry.valid_until:%Y-%m-%d}"]
+        case PassportIssuer():
+            told = [f"{len(entry.jwks.get('keys', ()))} keys"]
+    return f"{title(entry)}: {', '.join(told)}"
 
 
 def _not_there(kind: str, name: str) -> HansaError:
