@@ -27,6 +27,7 @@ from coordinator.store.database import Database, sqlite_version
 from coordinator.store.nodes import NodeRepository
 from coordinator.store.paging import Page
 from coordinator.store.schema import is_current
+from coordinator.store.sessions import SessionRepository
 from coordinator.store.trust import TrustRepository
 from coordinator.trust_keys import ROOT_FILE, TRUST_FOLDER, load_trust_keys
 from hansa.contract.errors import HansaError, Reason
@@ -182,7 +183,19 @@ def _clock(examined: Examined) -> Finding:
             f"something here was written {latest - examined.now} from now",
             "set the clock right; use NTP",
         )
-    return Finding("clock", OK, f"{examined.now:%Y-%m-%d %H:%M:%S} UTC")
+    clocks = {} if examined.database is None else examined.database.run_sync(lambda s: SessionRepository(s).clocks())
+    return _against(clocks) or Finding("clock", OK, f"{examined.now:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def _against(clocks: Mapping[str, int]) -> Finding | None:
+    """Compare our clock with those of connected nodes: where most differ, ours is wrong."""
+    wrong = {node: ahead for node, ahead in clocks.items() if abs(ahead) > _LONGEST_CLOCK_ERROR.total_seconds()}
+    if not wrong:
+        return None
+    detail = "ahead of ours: " + ", ".join(f"{node} by {ahead} s" for node, ahead in sorted(wrong.items()))
+    if len(wrong) > 1 and 2 * len(wrong) > len(clocks):
+        return Finding("clock", FAILED, detail, "most nodes disagree with this machine: set its clock right; use NTP")
+    return Finding("clock", WARNING, detail, "tell the nodes' operators to set their clocks right; use NTP")
 
 
 def installed() -> dict[str, str]:

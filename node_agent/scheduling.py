@@ -71,16 +71,17 @@ class Scheduler:
         try:
             if last is None or not _BACK_TO_BACK > now - last > -_BACK_TO_BACK:
                 await self.database.run(self._pardon)
-            await self.step()
+            # At one time with the question before: the machine may sleep in between.
+            await self.step(now)
         except OperationalError:
             # A full disk, say. The agent must be there when it is mended; nothing was half done.
             _log.exception("store_not_writable")
             return None
         return now
 
-    async def step(self) -> None:
-        """Do what is due now."""
-        now = self.clock()
+    async def step(self, at: datetime | None = None) -> None:
+        """Do what is due ``at`` a time; now, if none is given."""
+        now = at or self.clock()
         changed = await self.database.run(lambda session: self._mend(session, now))
         started = await self.database.run(lambda session: self._start(session, now))
         if changed or started:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from coordinator.api.messages import timestamp
@@ -50,9 +50,18 @@ def node_frame(message: wire.NodeFrame) -> plain.NodeFrame:
             return plain.CommandAck(message.command_ack.epoch, message.command_ack.upto_seq)
         case "heartbeat":
             beat = message.heartbeat
-            return plain.Heartbeat(beat.epoch, beat.monotonic_ms, _log_news(beat))
+            return plain.Heartbeat(beat.epoch, beat.monotonic_ms, _log_news(beat), _wall(beat))
         case _:
             raise _violation("frame")
+
+
+def _wall(beat: wire.Heartbeat) -> datetime | None:
+    if not beat.HasField("wall"):
+        return None
+    try:
+        return beat.wall.ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        raise _violation("wall") from error
 
 
 def _log_news(message: wire.Heartbeat) -> LogNews:

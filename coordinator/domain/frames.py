@@ -57,11 +57,12 @@ class CommandAck:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The node is alive."""
+    """The node is alive. ``wall`` is the time that its clock shows."""
 
     epoch: int
     monotonic_ms: int
     log: LogNews = NO_NEWS
+    wall: datetime | None = None
 
 
 NodeFrame = Hello | HeadProof | Event | CommandAck | Heartbeat

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -34,9 +34,10 @@ from coordinator.services.desk import Changed, Desk
 from coordinator.services.reports import Batch, apply_batch
 from coordinator.services.witnessing import Heard, LogKeeper, exchange
 from coordinator.store.outboxes import CommandRepository
+from coordinator.store.sessions import SessionRepository
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import NodeId
-from hansa.contract.limits import COMMAND_WINDOW, EVENT_WINDOW, SESSION_SILENCE
+from hansa.contract.limits import CLOCK_TOLERANCE, COMMAND_WINDOW, EVENT_WINDOW, SESSION_SILENCE
 from hansa.contract.notes import parse_note
 from hansa.contract.witnessing import NO_NEWS, LogNews
 from hansa.runtime.supervisor import until_first_ends
@@ -44,6 +45,8 @@ from hansa.runtime.supervisor import until_first_ends
 _log = structlog.get_logger(__name__)
 
 F = TypeVar("F", bound=NodeFrame)
+
+_CLOCK_CHANGE_SECONDS: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,7 @@ class NodeSession:
         self._sent = self._acked = 0
         # The size of our log that this session was told of last.
         self._told = 0
+        self._clock_ahead: int | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._consumer: asyncio.Task[Any] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -284,6 +288,7 @@ class NodeSession:
             case Heartbeat():
                 self._under_epoch(frame.epoch)
                 log = await self._exchange(frame.log)
+                await self._note_clock(frame.wall)
                 await self._out.put(HeartbeatReply(frame.monotonic_ms, self._desk.clock(), log))
             case Event() | CommandAck():
                 self._under_epoch(frame.epoch)
@@ -291,6 +296,18 @@ class NodeSession:
             case _:
                 raise HansaError(Reason.PROTOCOL_VIOLATION, "The session is attached already.")
         return True
+
+    async def _note_clock(self, wall: datetime | None) -> None:
+        """Write how far the node's clock is from ours, when that changes; the doctor looks at it."""
+        if wall is None:
+            return
+        ahead = round((wall - self._desk.clock()).total_seconds())
+        if self._clock_ahead is not None and abs(ahead - self._clock_ahead) < _CLOCK_CHANGE_SECONDS:
+            return
+        self._clock_ahead = ahead
+        if abs(ahead) > CLOCK_TOLERANCE.total_seconds():
+            _log.warning("node_clock_differs", node=self.node, ahead_seconds=ahead)
+        await self._desk.read(lambda session: SessionRepository(session).note_clock(self.node, ahead))
 
     async def _exchange(self, news: LogNews) -> LogNews:
         keeper, turn = self._sessions.keeper, self._desk.turn()

@@ -65,6 +65,8 @@ class NodeRow(Base):
     generation: Mapped[int] = mapped_column(BigInteger, default=0)
     event_cursor_seq: Mapped[int] = mapped_column(BigInteger, default=0)
     event_cursor_hash: Mapped[bytes] = mapped_column(LargeBinary, default=b"\0" * 32)
+    # By how much its clock was ahead of ours when that changed last; None before its first heartbeat.
+    clock_ahead_seconds: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class CredentialRow(Base):

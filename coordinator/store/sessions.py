@@ -81,6 +81,16 @@ class SessionRepository:
         """Write that the node is connected since ``now``."""
         self._connection.execute(update(NODES).where(NODES.c.node == node).values(connected=True, since=now))
 
+    def note_clock(self, node: str, ahead_seconds: int) -> None:
+        """Write by how much the node's clock is ahead of ours."""
+        self._connection.execute(update(NODES).where(NODES.c.node == node).values(clock_ahead_seconds=ahead_seconds))
+
+    def clocks(self) -> dict[str, int]:
+        """Return by how many seconds the clocks of connected nodes are ahead of ours."""
+        query = select(NODES.c.node, NODES.c.clock_ahead_seconds)
+        rows = self._connection.execute(query.where(NODES.c.connected, NODES.c.clock_ahead_seconds.is_not(None)))
+        return {row.node: row.clock_ahead_seconds for row in rows}
+
     def move_cursor(self, node: str, head: Head) -> None:
         """Write the last event that was applied."""
         self._connection.execute(_MOVE_CURSOR, {"of_node": node, "seq": head.seq, "head": head.hash})

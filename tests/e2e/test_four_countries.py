@@ -148,7 +148,7 @@ def test_a_run_waits_in_the_airlock_until_a_person_releases_it(federation: Feder
         shown = federation.at_node("ES", "airlock", "show", waiting["run_id"], "--output", "json").document
         assert shown["summary"]["axes"]["variant"] == ["15:28365618:A:G"]
         assert federation.hansa("job", "result", job).code == 1
-        released = federation.at_node("ES", "airlock", "release", waiting["run_id"], "--reason", "plain counts")
+        released = federation.decide("ES", "release", waiting["run_id"], "plain counts")
         assert released.code == 0, released.err
     watched = federation.hansa("job", "watch", job)
     assert watched.code == 0
@@ -162,8 +162,8 @@ def test_a_withheld_summary_never_reaches_the_researcher(federation: Federation)
         job = federation.submit("--dataset", "ES-aisnp", "--param", f"variants={_ASKED}")
         eventually(lambda: federation.run_state(job, "ES") == "AWAITING_RELEASE", "the run of ES waits")
         (waiting,) = federation.runs_waiting_at("ES")
-        assert federation.at_node("ES", "airlock", "withhold", waiting["run_id"], "--reason", "not this one").code == 0
-        again = federation.at_node("ES", "airlock", "release", waiting["run_id"], "--reason", "after all")
+        assert federation.decide("ES", "withhold", waiting["run_id"], "not this one").code == 0
+        again = federation.decide("ES", "release", waiting["run_id"], "after all")
         assert again.code == 1
     eventually(lambda: federation.job(job)["state"] == "WITHHELD", "the job is withheld")
     ended = federation.hansa("job", "result", job)

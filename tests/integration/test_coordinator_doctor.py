@@ -6,18 +6,22 @@ import json
 import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy.orm import Session
 
 from coordinator.cli.main import main
 from coordinator.config import make_config
 from coordinator.doctor import FAILED, OK, WARNING, Finding, examine, libraries
 from coordinator.founding import Founding, found
 from coordinator.store.database import Database
+from coordinator.store.nodes import NodeRepository
+from coordinator.store.sessions import SessionRepository
 from hansa.runtime.clock import utc_now
 from tests.support.job_world import add_node
 from tests.support.live_coordinator import trust_keys
@@ -96,6 +100,25 @@ def test_a_clock_that_is_behind_is_found(state: Path) -> None:
     late = (NOW + timedelta(days=2)).timestamp()
     os.utime(state / "coordinator.toml", (late, late))
     assert findings(state)["clock"].outcome == FAILED
+
+
+def test_clocks_that_differ_are_the_nodes_fault_until_most_of_them_agree_against_us(state: Path) -> None:
+    database = Database.open(f"sqlite:///{state / 'coordinator.db'}")
+
+    def note(session: Session, node: str, ahead: int) -> None:
+        if NodeRepository(session).find(node) is None:
+            add_node(session, node)
+        SessionRepository(session).connect(node, NOW)
+        SessionRepository(session).note_clock(node, ahead)
+
+    outcomes = []
+    for node, ahead in (("FI", -3), ("ES", 4000), ("IT", 3999)):
+        database.run_sync(partial(note, node=node, ahead=ahead))
+        outcomes.append(findings(state)["clock"])
+    database.close()
+    assert [found.outcome for found in outcomes] == [OK, WARNING, FAILED]
+    assert "ES by 4000 s" in outcomes[1].detail
+    assert "NTP" in outcomes[2].remedy
 
 
 def other_log_key(state: Path) -> None:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from coordinator.ca.authority import Authority, create_authority
+from coordinator.store.sessions import SessionRepository
 from hansa.contract.enrolment import parse_token
 from hansa.contract.errors import Reason
 from hansa.contract.identity import node_of, node_uri
@@ -30,6 +31,7 @@ from tests.support.live_coordinator import (
     live_coordinator,
     reason_of,
 )
+from tests.support.scripted_node import NodeStore, WireNode
 
 
 @pytest.fixture
@@ -360,3 +362,24 @@ async def test_garbage_in_a_stream_is_told_so_and_nothing_more(live: LiveCoordin
     upload: Any = channel.stream_unary("/hansa.v1.NodeService/UploadSummary")
     error = await refusal(upload(iter([b"\xff\xff\xff"]), timeout=CALL_SECONDS))
     assert reason_of(error) is Reason.MALFORMED
+
+
+async def test_a_nodes_clock_is_compared_with_ours_at_its_heartbeats(live: LiveCoordinator) -> None:
+    node = WireNode(live.node(await live.join("FI")), NodeStore())
+    await node.attach()
+    for ahead in (0, 4000):
+        beat = node_service_pb2.Heartbeat(epoch=node.epoch, monotonic_ms=7)
+        beat.wall.FromDatetime(live.clock() + timedelta(seconds=ahead))
+        await node.send(node_service_pb2.NodeFrame(heartbeat=beat))
+        await node.receive("heartbeat_reply")
+        clocks = live.foundation.database.run_sync(lambda session: SessionRepository(session).clocks())
+        assert abs(clocks["FI"] - ahead) <= 60
+
+
+async def test_a_time_that_is_none_ends_the_session(live: LiveCoordinator) -> None:
+    node = WireNode(live.node(await live.join("FI")), NodeStore())
+    await node.attach()
+    beat = node_service_pb2.Heartbeat(epoch=node.epoch, monotonic_ms=7)
+    beat.wall.seconds = 2**62
+    await node.send(node_service_pb2.NodeFrame(heartbeat=beat))
+    assert await node.ended() is Reason.PROTOCOL_VIOLATION

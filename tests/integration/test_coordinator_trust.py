@@ -203,7 +203,7 @@ def request(name: str, chunk: bytes) -> admin_service_pb2.PublishTrustRequest:
         ([request("../2.root.json", b"x")], Reason.MALFORMED),
         ([request("metadata/2.root.json", b"x"), request("metadata/2.root.json", b"x")], Reason.MALFORMED),
         ([request("targets/" + "0" * 64, b"x")], Reason.TRUST_INVALID),
-        ([request("metadata/2.targets.json", b"x" * (300 << 10))], Reason.MALFORMED),
+        ([request("metadata/2.targets.json", b"x" * (300 << 10))], Reason.MESSAGE_TOO_LARGE),
         ([request("metadata/2.targets.json", b"{}")], Reason.TRUST_INVALID),
         ([request("metadata/2.root.json", b"\xff")], Reason.TRUST_INVALID),
         ([request("metadata/2.targets.json", b"[" * 10_000)], Reason.TRUST_INVALID),

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
 
-from hansa.contract.merkle import Frontier, leaf_hash
+from hansa.contract.merkle import Frontier, leaf_hash, verify_inclusion
+from hansa.contract.notes import Checkpoint, coordinator_origin, cosign, node_origin, open_checkpoint, sign_checkpoint
+from hansa.contract.witnessing import LogNews
 from node_agent.audit.entries import policy_changed
 from node_agent.audit.log import append, erase
 from node_agent.audit.trail import AuditTrail
+from node_agent.audit.witness import LogWitness, Told, WitnessKeys
 from node_agent.datasets import Datasets
 from node_agent.link.encoding import WireReporter
 from node_agent.local_api.server import LocalApi
@@ -23,6 +28,8 @@ from node_agent.policy.changes import PolicyChanges
 from tests.support.agent import START, Bench, make_bench
 from tests.support.agent_double import serving
 from tests.support.node_commands import Done, hansa_node
+
+NODE_KEY, LOG_KEY = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
 
 
 @pytest.fixture
@@ -37,7 +44,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         ),
         airlock=made.airlock,
         policy=PolicyChanges(book=PolicyBook(state.policy_file), database=database, clock=lambda: made.now),
-        audit=AuditTrail(database=database),
+        audit=AuditTrail(database=database, clock=lambda: made.now, witness=witness_of(made)),
         approvals=made.approvals,
         views=Views(
             node="FI",
@@ -47,11 +54,24 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
             link=dict,
             policy_digest=str,
             trust=dict,
+            logs=witness_of(made).standing,
         ),
     )
     with serving(api.app(), state):
         yield made
     database.close()
+
+
+def witness_of(bench: Bench) -> LogWitness:
+    """Return the witness of a node whose coordinator has the key ``LOG_KEY``."""
+    keys = WitnessKeys(
+        federation="demo",
+        node="FI",
+        own=NODE_KEY,
+        coordinator=LOG_KEY.public_key,
+        report=WireReporter("FI").release_logged,
+    )
+    return LogWitness(bench.database, keys, lambda: bench.now)
 
 
 def fill(bench: Bench, count: int) -> None:
@@ -129,3 +149,63 @@ def test_wrong_use_is_refused(bench: Bench) -> None:
     assert audit(bench, "show", "--limit", "0").code == 2
     malformed = audit(bench, "verify", "--size", "3", "--root", "no root")
     assert (malformed.code, "MALFORMED" in malformed.err) == (1, True)
+
+
+def test_an_entry_is_proved_under_the_nodes_signed_checkpoint(bench: Bench) -> None:
+    fill(bench, 7)
+    found = json.loads(audit(bench, "prove", "3", "--output", "json").out)
+    note = open_checkpoint(found["checkpoint"].encode(), origin=node_origin("demo", "FI"), key=NODE_KEY.public_key())
+    at, hashes = note.checkpoint, [bytes.fromhex(one) for one in found["hashes"]]
+    assert verify_inclusion(leaf_hash(found["body"].encode()), 3, at.size, hashes, at.root)
+    assert audit(bench, "prove", "3").code == 0
+    beyond = audit(bench, "prove", "7")
+    assert (beyond.code, "LOG_ENTRY_UNKNOWN" in beyond.err) == (1, True)
+
+
+def test_the_checkpoint_is_printed_signed_and_with_the_coordinators_cosignature_once_there_is_one(
+    bench: Bench,
+) -> None:
+    fill(bench, 2)
+    none = audit(bench, "checkpoint", "--cosigned")
+    assert (none.code, none.out) == (1, "")
+    note = open_checkpoint(
+        audit(bench, "checkpoint").out.encode(), origin=node_origin("demo", "FI"), key=NODE_KEY.public_key()
+    )
+    line = cosign(note.checkpoint, name=coordinator_origin("demo"), key=LOG_KEY, seconds=5)
+    asyncio.run(witness_of(bench).hear(LogNews(witnessed_size=2, cosignature=line.to_bytes()), Told()))
+    assert audit(bench, "checkpoint", "--cosigned").out == note.plus(line).to_bytes().decode()
+
+
+def test_a_person_is_erased_by_command_and_the_log_says_so_without_the_name(bench: Bench) -> None:
+    fill(bench, 4)
+    done = audit(bench, "erase", "--person", "olga", "--output", "json")
+    assert (done.code, json.loads(done.out)) == (0, {"erased": 4})
+    entries = json.loads(audit(bench, "show", "--output", "json").out)["entries"]
+    assert [entry["subjects"].get("by") for entry in entries[:4]] == [None] * 4
+    assert (entries[4]["action"], entries[4]["facts"]) == ("subjects_erased", {"entries": 4, "first": 0, "last": 3})
+    assert audit(bench, "verify").code == 0
+    again = audit(bench, "erase", "--person", "olga")
+    assert (again.code, "LOG_ENTRY_UNKNOWN" in again.err) == (1, True)
+    assert audit(bench, "erase").code == 2
+    assert audit(bench, "erase", "--index", "4").code == 0
+
+
+def test_an_alarm_is_shown_until_the_operator_accepts_the_coordinators_log(bench: Bench) -> None:
+    refused = audit(bench, "accept-coordinator-log", "--reason", "why not")
+    assert (refused.code, "NODE_STATE_CONFLICT" in refused.err) == (1, True)
+    assert "does not continue" not in hansa_node(bench.state.path, "status").out
+    witness = witness_of(bench)
+    for root in (b"one tree", b"another"):
+        told = sign_checkpoint(Checkpoint(coordinator_origin("demo"), 3, leaf_hash(root)), LOG_KEY).to_bytes()
+        asyncio.run(witness.hear(LogNews(checkpoint=told), Told()))
+    assert witness.alarm()
+    status = json.loads(hansa_node(bench.state.path, "status", "--output", "json").out)
+    assert "does not continue" in status["log_alarm"]
+    checks = json.loads(hansa_node(bench.state.path, "doctor", "--output", "json").out)["checks"]
+    (found,) = (one for one in checks if one["check"] == "coordinator's log")
+    assert (found["outcome"], "accept-coordinator-log" in found["remedy"]) == ("failed", True)
+    accepted = audit(bench, "accept-coordinator-log", "--reason", "restored after a fire")
+    assert (accepted.code, "3 entries" in accepted.out) == (0, True)
+    assert json.loads(hansa_node(bench.state.path, "status", "--output", "json").out)["log_alarm"] is None
+    (last,) = json.loads(audit(bench, "show", "--limit", "1", "--output", "json").out)["entries"]
+    assert (last["action"], last["subjects"]["reason"]) == ("coordinator_log_accepted", "restored after a fire")

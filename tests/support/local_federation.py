@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from deploy.local.cast import checker_of
 from deploy.local.commands import BIN, environment
 from deploy.local.layout import REPOSITORY, Layout
 from deploy.local.processes import wait_until
@@ -86,6 +87,12 @@ class Federation:
         """Run ``hansa-node`` for a node."""
         profile = str(self.layout.node(name).profile)
         return _ended([str(BIN / "hansa-node"), "--profile", profile, *arguments], environment())
+
+    def decide(self, name: str, verb: str, run_id: str, why: str) -> Ended:
+        """Let the output checker of a node release or withhold what waits, signed with their own key."""
+        checker = checker_of(name)
+        person = ("--person", checker, "--key", str(self.layout.key(checker)))
+        return self.at_node(name, "airlock", verb, run_id, *person, "--reason", why)
 
     def submit(self, *arguments: str) -> str:
         """Submit a job of allele-frequency and return its id."""

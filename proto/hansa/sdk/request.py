@@ -25,7 +25,7 @@ class JobRequest:
     Attributes:
         analysis: a name of the trust repository.
         version: the newest that may run when empty.
-        project: whose permission the job uses.
+        project: whose permission the job uses; when empty, that of the one project that the researcher is in.
         purpose: for the people who approve it.
         release_class: how many people look at each summary, at least.
         seal: whether the summaries are for the researcher alone; a project
@@ -39,7 +39,7 @@ class JobRequest:
 
     analysis: str
     version: str = ""
-    project: str
+    project: str = ""
     purpose: str = ""
     release_class: ReleaseClass = ReleaseClass.AUTO
     seal: bool = False
@@ -105,7 +105,7 @@ def build_job(request: JobRequest, view: TrustView, datasets: Iterable[types_pb2
             job_id=fresh.job_id,
             nonce=fresh.nonce,
             submitter=fresh.submitter,
-            project=request.project,
+            project=project.project,
             purpose=request.purpose,
             analysis=analysis.ref,
             parameters=parameters,
@@ -157,6 +157,11 @@ def _at(name: str, version: str) -> str:
 
 
 def _project(directory: Directory, name: str, fresh: Fresh) -> DirectoryProject:
+    own = [project.project for project in directory.projects if fresh.submitter in project.researchers]
+    if not name and len(own) != 1:
+        words = f"You are in {len(own)} projects; pass --project." if own else "You are in no project."
+        raise HansaError(Reason.PERMISSION_DENIED, words, field="project")
+    name = name or own[0]
     project = directory.project(name)
     if project is None or fresh.submitter not in project.researchers:
         # A project of others looks like one that is not there, as at a node.
