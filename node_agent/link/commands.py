@@ -21,6 +21,7 @@ from hansa.contract.errors import HansaError, Reason
 from hansa.contract.job import parse_job
 from hansa.contract.outbox import Verdict, judge
 from hansa.contract.states import RUN_TERMINAL, RunEvent, RunState
+from hansa.runtime.reading import read_message
 from hansa.v1 import node_service_pb2, types_pb2
 from node_agent.offers import Offers, SignedOffer
 from node_agent.reporting import Reporter, advance
