@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,7 +22,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from hansa.contract.digests import digest
+from hansa.contract.errors import HansaError
 from hansa.contract.raw_keys import key_text
+from hansa.contract.sealing import SealContext, open_sealed
 from hansa.v1 import node_service_pb2 as wire
 from hansa.v1 import trust_service_pb2
 from tests.support import honest_frames
@@ -95,6 +99,9 @@ async def test_evil_every_field_of_every_other_frame_changed_once(besieged: Sieg
         await besieged.recover()
 
     report("other frames, each field changed once", node.outcomes, node.reasons)
+    # What ends a session is in the node's audit log too.
+    assert node.reasons["PROTOCOL_VIOLATION"] > 0
+    assert node.reasons["NOTE_INVALID"] > 0
 
 
 async def test_evil_every_field_of_a_welcome_changed_once(besieged: Siege) -> None:
@@ -241,6 +248,36 @@ async def test_evil_a_directory_that_is_only_claimed_to_be_newer(besieged: Siege
     spec = besieged.spec(directory_version=besieged.world.directory.version + 7)
 
     await refused(besieged, besieged.offer(spec), "DIRECTORY_BEHIND")
+
+
+async def test_evil_a_sealed_summary_is_the_researchers_alone_and_the_same_bytes_each_time(besieged: Siege) -> None:
+    """The coordinator takes it and says that it did not: it gets the same ciphertext again, and can open none."""
+    evil, node, world = besieged.evil, besieged.node, besieged.world
+    ada = world.directory.person(RESEARCHER)
+    assert ada is not None
+    plain, before = node.released, len(evil.uploads)
+    body = besieged.honest(recipient_key=ada.recipient_key)
+    node.released, evil.lose_uploads = b"", 2
+
+    async def lose() -> None:
+        await evil.command(body)
+        for number in (1, 2):
+            await node.until(lambda number=number: len(evil.uploads) == before + number)  # type: ignore[misc]
+            await besieged.recover()
+
+    await node.attempt("sealed", lose)
+    contents = {upload.content for upload in evil.uploads[before:]}
+    assert len(evil.uploads) == before + 3
+    assert len(contents) == 1
+    (sealed,) = contents
+    assert b"people" not in sealed
+    context = SealContext(body.offer.run_id, 1, digest(body.offer.job.payload))
+    assert open_sealed(sealed, world.recipients[RESEARCHER], context) == plain
+    for key in (X25519PrivateKey.generate(), world.recipients["bob"], world.recipients[NODE]):
+        with pytest.raises(HansaError):
+            open_sealed(sealed, key, context)
+    # Sealing differs each time, by design: the books are compared without it.
+    node.released, evil.uploads[before:] = plain, [replace(one, content=plain) for one in evil.uploads[before:]]
 
 
 async def refused(besieged: Siege, body: wire.CommandBody, *reasons: str) -> None:

@@ -34,7 +34,7 @@ from node_agent.policy.book import PolicyBook
 from node_agent.store.database import Database
 from node_agent.store.models import RunRow, SummaryRow
 from tests.support.evil_coordinator import PATIENCE, EvilCoordinator
-from tests.support.shifted_clock import ShiftedClock
+from tests.support.live_coordinator import ShiftedClock
 from tests.support.worker_double import Executed, WorkerDouble
 
 _MOVING = (RunState.OFFERED, RunState.ACCEPTED, RunState.QUEUED, RunState.STAGING, RunState.RUNNING, RunState.CHECKING)

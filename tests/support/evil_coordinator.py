@@ -117,6 +117,8 @@ class EvilCoordinator(node_service_pb2_grpc.NodeServiceServicer, trust_service_p
     events: list[wire.EventBody] = field(default_factory=list)
     event_head: Head = field(default_factory=Head)
     uploads: list[Upload] = field(default_factory=list)
+    # So many uploads are taken and never answered.
+    lose_uploads: int = 0
     bend: dict[type[Message], Callable[[Any], Any]] = field(default_factory=dict)
     # How often each trust file was asked for; "timestamp" tells that a refresh has begun.
     asked: list[str] = field(default_factory=list)
@@ -240,6 +242,9 @@ class EvilCoordinator(node_service_pb2_grpc.NodeServiceServicer, trust_service_p
         header = (await anext(requests)).header
         content = b"".join([part.chunk async for part in requests])
         self.uploads.append(Upload(header, content))
+        if self.lose_uploads:
+            self.lose_uploads -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the answer is lost")
         return self._bent(wire.UploadSummaryResponse())
 
     async def RenewCertificate(  # noqa: N802

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -47,6 +47,16 @@ def json_mutants(example: Any, others: Mapping[str, Any] | None = None) -> Itera
         others: by path, a value of the same kind that belongs to something else.
     """
     yield from _walk(example, (), others or {})
+
+
+def few_of_each(mutants: Iterable[JsonMutant], most: int) -> Iterator[JsonMutant]:
+    """Yield at most ``most`` mutants of each place, other kinds at each, where all of them would take too long."""
+    places: dict[str, list[JsonMutant]] = {}
+    for mutant in mutants:
+        places.setdefault(mutant.id.rsplit(":", 1)[0], []).append(mutant)
+    for number, found in enumerate(places.values()):
+        for step in range(min(most, len(found))):
+            yield found[(number + step) % len(found)]
 
 
 def raw_mutants(data: bytes) -> Iterator[RawMutant]:
