@@ -87,6 +87,15 @@ def test_each_of_a_thousand_flipped_bits_is_detected_and_its_file_named(is_seale
         assert where(report) & (PAIR if name in PAIR else {name}), (name, bit, report.failed)
 
 
+def test_a_signature_that_is_only_spelt_otherwise_is_detected(world: EvidenceWorld, files: dict[str, bytes]) -> None:
+    """Its bytes are the same, so that nothing but the form of the file shows it."""
+    value = json.loads(files[TIMESTAMP])
+    sig = value["signatures"][0]["sig"]
+    spelt = files[TIMESTAMP].replace(sig.encode(), sig.upper().encode())
+    assert spelt != files[TIMESTAMP]
+    assert where(verify_evidence({**files, TIMESTAMP: spelt}, world.verifier, JOB)) == {TIMESTAMP}
+
+
 def test_no_file_can_be_missing_or_empty(world: EvidenceWorld, files: dict[str, bytes]) -> None:
     for name in files:
         without = {other: data for other, data in files.items() if other != name}
