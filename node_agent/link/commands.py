@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import structlog
-from google.protobuf.message import DecodeError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -22,6 +21,7 @@ from hansa.contract.errors import HansaError, Reason
 from hansa.contract.job import parse_job
 from hansa.contract.outbox import Verdict, judge
 from hansa.contract.states import RUN_TERMINAL, RunEvent, RunState
+from hansa.runtime.reading import read_message
 from hansa.v1 import node_service_pb2, types_pb2
 from node_agent.offers import Offers, SignedOffer
 from node_agent.reporting import Reporter, advance
@@ -77,8 +77,8 @@ class Commands:
         if verdict is not Verdict.APPLY:
             raise HansaError(Reason.PROTOCOL_VIOLATION, log=f"command {command.seq}: {verdict.name}")
         try:
-            body = node_service_pb2.CommandBody.FromString(command.body)
-        except DecodeError as error:
+            body = read_message(node_service_pb2.CommandBody, command.body)
+        except HansaError as error:
             raise HansaError(Reason.PROTOCOL_VIOLATION, log=f"command {command.seq} cannot be read") from error
         applied = self._effect(session, body, command.seq, now)
         move_command_cursor(session, cursor.after(command.body))
@@ -122,9 +122,9 @@ def directory_wanted(command: node_service_pb2.Command) -> int:
     Nothing is verified yet: who only claims a version has us look for it.
     """
     try:
-        body = node_service_pb2.CommandBody.FromString(command.body)
+        body = read_message(node_service_pb2.CommandBody, command.body)
         return parse_job(body.offer.job.payload).directory_version if body.HasField("offer") else 0
-    except (DecodeError, HansaError):
+    except HansaError:
         return 0
 
 

@@ -53,7 +53,7 @@ def test_a_changed_file_of_the_evidence_shows(federation: Federation, evidence: 
     path.write_bytes(data)
     code, steps = _verify(federation, changed)
     assert code != 0
-    assert any("FI" in step["step"] + step["detail"] for step in steps if not step["ok"])
+    assert any("FI" in step["step"] + step["where"] for step in steps if not step["ok"])
 
 
 def test_a_job_that_no_standing_approval_covers_waits_for_the_data_holder(federation: Federation) -> None:

@@ -17,6 +17,8 @@ from coordinator.api.frames import envelope_message
 from hansa.contract import envelope
 from hansa.contract.errors import Reason
 from hansa.contract.limits import CHUNK_BYTES
+from hansa.sdk.evidence import gather
+from hansa.sdk.verification import Verifier, verify_evidence
 from hansa.v1 import admin_service_pb2, catalogue_service_pb2, job_service_pb2, types_pb2
 from hansa.v1 import node_service_pb2 as wire
 from hansa.v1.job_service_pb2_grpc import JobServiceStub
@@ -95,6 +97,16 @@ async def until_disconnected(live: LiveCoordinator, name: str) -> None:
             await asyncio.sleep(0.02)
 
 
+async def evidence_proves(live: LiveCoordinator, job_id: str, result: bytes) -> None:
+    """Fetch the evidence as its researcher, and make the same result of it."""
+    asked = job_service_pb2.GetEvidenceRequest(job_id=job_id)
+    evidence = JobServiceStub(live.people).GetEvidence(asked, metadata=live.bearer(RITA), timeout=CALL_SECONDS)
+    files = await gather((part.name, part.chunk) async for part in evidence)
+    found = verify_evidence(files, Verifier(root=live.trust.root), job_id)
+    assert [(step.name, step.pending) for step in found.failed] == [("audit logs", True)], "nobody witnesses here"
+    assert found.result == result
+
+
 async def test_a_job_goes_from_a_researcher_over_two_nodes_to_its_result(live: LiveCoordinator) -> None:
     nodes = {name: await joined(live, name) for name in ("FI", "ES")}
     job = (await call(live, "SubmitJob", submission(live, "FI", "ES"))).job
@@ -131,6 +143,8 @@ async def test_a_job_goes_from_a_researcher_over_two_nodes_to_its_result(live: L
     assert (row["pooled"]["ac"], row["pooled"]["an"]) == (100, 412)
     cancel = job_service_pb2.CancelJobRequest(request_id="c", job_id=job.job_id)
     assert await reason(call(live, "CancelJob", cancel)) is Reason.JOB_ENDED
+
+    await evidence_proves(live, job.job_id, answer.result)
 
 
 async def test_a_repeated_submission_gets_the_first_answer_and_other_bytes_none(live: LiveCoordinator) -> None:

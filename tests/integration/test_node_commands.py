@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pwd
 import stat
 import subprocess
 import sys
@@ -11,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from hansa.contract.decision import parse_decision
+from hansa.contract.envelope import DECISION_TYPE, verify
+from hansa.sdk.keys import create_key, load_private_key
 from node_agent.config import StateFolder, create_state_folder
 from node_agent.policy.file import load_policy, store_policy
 from node_agent.policy.policy import Policy
@@ -69,7 +70,8 @@ def test_the_state_folder_may_be_named_in_five_ways(tmp_path: Path, state: State
         ("--state", "x", "--profile", "y", "status"),
         ("nonsense",),
         ("airlock", "release", WAITING),
-        ("airlock", "release", WAITING, "--reason", " ", "--state", "x"),
+        ("airlock", "release", WAITING, "--person", "p", "--key", "k", "--reason", " ", "--state", "x"),
+        ("airlock", "release", WAITING, "--reason", "fine", "--state", "x"),
         ("dataset", "add", "../x", "--vcf", "v", "--samples", "s"),
         ("dataset", "add", "x", "--vcf", "/missing", "--samples", "/missing"),
         ("worker", "--pool", "other"),
@@ -135,22 +137,43 @@ def test_a_refused_change_leaves_the_policy_as_it_was(state: StateFolder) -> Non
     assert state.policy_file.read_bytes() == before
 
 
-def test_a_release_carries_the_reason_and_the_login_name(agent: AgentDouble) -> None:
-    done = hansa_node(
-        agent.state.path, "airlock", "release", WAITING[:4], "--reason", " checked ", env={"LOGNAME": "mallory"}
-    )
+@pytest.fixture
+def checker(tmp_path: Path) -> tuple[str, ...]:
+    """Return how an output checker names themselves on the command line."""
+    create_key(tmp_path / "pia.key")
+    return ("--person", "pia", "--key", str(tmp_path / "pia.key"))
+
+
+def test_a_release_is_signed_by_its_checker_over_the_digest_that_was_shown(
+    agent: AgentDouble, checker: tuple[str, ...]
+) -> None:
+    done = hansa_node(agent.state.path, "airlock", "release", WAITING[:4], *checker, "--reason", " checked ")
     assert done.code == 0, done.err
     assert "RELEASED" in done.out
-    by = pwd.getpwuid(os.getuid()).pw_name
-    assert agent.decisions == [{"decision": "release", "reason": "checked", "by": by}]
+    assert "sha256:" + "d" * 64 in done.out
+    ((signed, route),) = [(one["signed"], one["route"]) for one in agent.decisions]
+    verify(signed, payload_type=DECISION_TYPE, key=load_private_key(Path(checker[3])).public_key())
+    decision = parse_decision(signed.payload)
+    assert (route, decision.decision, decision.checker, decision.reason) == ("release", "RELEASE", "pia", "checked")
+    assert (decision.node, decision.run_id, decision.summary_digest) == ("FI", WAITING, "sha256:" + "d" * 64)
 
 
-def test_a_run_can_be_withheld_and_then_not_released(agent: AgentDouble) -> None:
+def test_a_run_can_be_withheld_and_then_not_released(agent: AgentDouble, checker: tuple[str, ...]) -> None:
     path = agent.state.path
-    assert hansa_node(path, "airlock", "withhold", WAITING, "--reason", "too detailed").code == 0
-    done = hansa_node(path, "airlock", "release", WAITING, "--reason", "after all", "--output", "json")
+    assert hansa_node(path, "airlock", "withhold", WAITING, *checker, "--reason", "too detailed").code == 0
+    done = hansa_node(path, "airlock", "release", WAITING, *checker, "--reason", "after all", "--output", "json")
     assert (done.code, reason_of(done.err)) == (1, "RELEASE_CONFLICT")
-    assert [one["decision"] for one in agent.decisions] == ["withhold"]
+    assert [parse_decision(one["signed"].payload).decision for one in agent.decisions] == ["WITHHOLD"]
+
+
+@pytest.mark.parametrize(("name", "reason"), [("PIA", "fine"), ("pia", "naïve"), ("pia", "a\nb")])
+def test_what_cannot_be_signed_is_said_before_anything_is_sent(
+    agent: AgentDouble, checker: tuple[str, ...], name: str, reason: str
+) -> None:
+    given = ("--person", name, *checker[2:])
+    done = hansa_node(agent.state.path, "airlock", "release", WAITING, *given, "--reason", reason, "--output", "json")
+    assert (done.code, reason_of(done.err)) == (1, "DECISION_INVALID")
+    assert agent.decisions == []
 
 
 def test_a_beginning_that_names_several_runs_or_none_is_refused(agent: AgentDouble) -> None:

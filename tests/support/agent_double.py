@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from hansa.contract.envelope import from_json
 from hansa.contract.errors import HansaError, Reason
 from node_agent.config import StateFolder, short_path
 from node_agent.policy.file import load_policy, store_policy
@@ -127,14 +128,23 @@ class AgentDouble:
 
     async def _waiting(self, request: Request) -> JSONResponse:
         checks = [{"rule": "cohort", "outcome": "passed", "count": 1}]
-        found = {"run": self._known(request), "checks": checks, "summary": SUMMARY, "digest": "sha256:" + "d" * 64}
+        found = {
+            "run": self._known(request),
+            "node": "FI",
+            "release_class": "dual",
+            "decisions": [{"checker": "checker2-fi", "decision": "RELEASE", "at": "2026-01-01T00:00:00+00:00"}],
+            "checks": checks,
+            "summary": SUMMARY,
+            "digest": "sha256:" + "d" * 64,
+        }
         return JSONResponse(found)
 
     async def _decide(self, request: Request) -> JSONResponse:
         run, decision = self._known(request), request.path_params["decision"]
         if run["state"] != "AWAITING_RELEASE":
             raise HansaError(Reason.RELEASE_CONFLICT)
-        self.decisions.append({"decision": decision, **await request.json()})
+        signed = from_json((await request.json())["envelope"].encode())
+        self.decisions.append({"route": decision, "signed": signed})
         run["state"] = {"release": "RELEASED", "withhold": "WITHHELD"}[decision]
         return JSONResponse({"run": run})
 
