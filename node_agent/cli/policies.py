@@ -61,7 +61,7 @@ def set_(invocation: Invocation, key: str, value: str) -> None:
     """Set KEY (section.key) to VALUE.
 
     \b
-    hansa-node policy set release auto|manual
+    hansa-node policy set release auto|manual|dual
     hansa-node policy set disclosure.min_cohort 30
     hansa-node policy set admission.max_region_bases 500000
     """  # noqa: D301 - \b is click's mark for lines to keep
