@@ -214,6 +214,12 @@ def test_metadata_that_had_expired_at_the_release_does_not_vouch_for_it() -> Non
     assert where(report) == {TIMESTAMP}
 
 
+def test_an_older_repository_than_the_node_had_at_the_release_does_not_vouch_for_it(world: EvidenceWorld) -> None:
+    """Who has the on-line keys can still show the state before a revocation."""
+    report = verify_evidence(forged(world, "FI", directory_version=2), world.verifier, JOB)
+    assert where(report) == {TIMESTAMP}
+
+
 def test_evidence_is_verified_long_after_its_metadata_has_expired(
     world: EvidenceWorld, files: dict[str, bytes]
 ) -> None:
