@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.contract.envelope import JOB_TYPE, Signed, pre_authentication_encoding, sign, verify
+from hansa.contract.envelope import JOB_TYPE, Signed, from_json, pre_authentication_encoding, sign, to_json, verify
 from hansa.contract.errors import HansaError, Reason
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\1" * 32)
@@ -71,3 +72,21 @@ def test_the_encoding_is_that_of_the_dsse_specification() -> None:
 def test_a_refusal_is_in_words_for_people() -> None:
     with pytest.raises(HansaError, match="not signed by whom it names"):
         verify(sign(JOB_TYPE, b"x", key_id="ana", key=OTHER), payload_type=JOB_TYPE, key=KEY.public_key())
+
+
+@given(st.binary(max_size=100))
+def test_an_envelope_in_a_file_has_one_form_only(payload: bytes) -> None:
+    data = to_json(sign(JOB_TYPE, payload, key_id="ana", key=KEY))
+    assert from_json(data).payload == payload
+    value = json.loads(data)
+    spelt = {**value, "signatures": [{**value["signatures"][0], "sig": value["signatures"][0]["sig"][:-3] + "x=="}]}
+    for other in (
+        json.dumps(value).encode(),
+        data + b"\n",
+        json.dumps({**value, "more": 1}, separators=(",", ":")).encode(),
+        json.dumps(spelt, separators=(",", ":")).encode(),
+    ):
+        if other != data:
+            with pytest.raises(HansaError) as caught:
+                from_json(other)
+            assert caught.value.reason is Reason.ENVELOPE_INVALID
