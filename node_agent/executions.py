@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from hansa.contract.errors import HansaError, Reason, RunReason
+from hansa.contract.job import parse_job
 from hansa.contract.limits import SUMMARY_BYTES
 from hansa.contract.states import RunEvent, RunState
 from hansa.runtime.clock import Clock
@@ -87,7 +88,9 @@ class Executions:
             if self._stopped(session, run, now, starting=True):
                 return {}
             dataset = _dataset_of(run, session)
-            if dataset is None or analysis is None or not sound:
+            # Another bundle of this name and version may have come into force since it was looked for.
+            same = analysis is not None and analysis.digest == parse_job(run.payload).analysis.digest
+            if dataset is None or analysis is None or not sound or not same:
                 _log.error("run_not_staged", run_id=run_id, dataset=run.dataset, sound=sound)
                 self._fail(session, run, now, RunReason.STAGING_FAILED)
                 return {}

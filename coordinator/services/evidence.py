@@ -6,6 +6,7 @@ root of the trust repository that it has pinned itself.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -48,7 +49,7 @@ class Evidence:
 
 
 def job_evidence(session: Session, job_id: str, asker: Asker, turn: Turn, logs: LogEvidence) -> Evidence:
-    """Return the evidence of an ended job; an auditor's is without summaries.
+    """Return the evidence of an ended job; an auditor's is without summaries and figures.
 
     Raises:
         HansaError: ``JOB_UNKNOWN``; ``PERMISSION_DENIED``; ``JOB_NOT_ENDED``.
@@ -63,15 +64,20 @@ def job_evidence(session: Session, job_id: str, asker: Asker, turn: Turn, logs: 
     statements = {
         node: found for node, found in StatementRepository(session).of_job(job.job_id).items() if node in in_result
     }
+    reads = asker.may(READ_RESULT, job.submitter)
     files = {
         JOB_FILE: to_json(jobs.envelope(job.job_id)),
-        RESULT_FILE: result,
+        RESULT_FILE: result if reads else without_figures(result),
         **{statement_file(node): found.envelope for node, found in statements.items()},
         **trust_files(session),
         **logs(session, job.job_id, turn.now),
     }
-    reads = asker.may(READ_RESULT, job.submitter)
     return Evidence(files, {summary_file(node): found.run_id for node, found in statements.items()} if reads else {})
+
+
+def without_figures(result: bytes) -> bytes:
+    """Return a result that tells how the runs ended, and no figure: each country's are its summary's."""
+    return json.dumps({**json.loads(result), "variants": []}, separators=(",", ":")).encode()
 
 
 def summary_content(session: Session, run_id: str) -> bytes:

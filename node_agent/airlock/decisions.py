@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from hansa.contract.decision import ReleaseDecision, parse_decision
 from hansa.contract.digests import digest
 from hansa.contract.directory import Directory, Role
-from hansa.contract.envelope import DECISION_TYPE, Signed, to_json, verify
+from hansa.contract.envelope import DECISION_TYPE, Signed, from_json, to_json, verify
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.raw_keys import signing_key
 from node_agent.store.models import ReleaseDecisionRow, RunRow, SummaryRow
@@ -79,6 +79,25 @@ def decisions_on(session: Session, run_id: str) -> Sequence[ReleaseDecisionRow]:
     """Return the decisions on a run's summary, in the order in which they came."""
     query = select(ReleaseDecisionRow).where(ReleaseDecisionRow.run_id == run_id)
     return session.scalars(query.order_by(ReleaseDecisionRow.decided_at, ReleaseDecisionRow.checker)).all()
+
+
+def standing_decisions(
+    session: Session, directory: Directory, *, node: str, run: RunRow, row: SummaryRow
+) -> Sequence[ReleaseDecisionRow]:
+    """Return those of ``decisions_on`` that would be taken today: of a checker who was removed since, none counts."""
+    return [
+        said
+        for said in decisions_on(session, run.run_id)
+        if _stands(from_json(said.envelope), directory, node=node, run=run, row=row)
+    ]
+
+
+def _stands(signed: Signed, directory: Directory, *, node: str, run: RunRow, row: SummaryRow) -> bool:
+    try:
+        verified_decision(signed, directory, node=node, run=run, row=row)
+    except HansaError:
+        return False
+    return True
 
 
 def forget_decisions(session: Session, run_id: str) -> None:

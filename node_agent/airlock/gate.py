@@ -27,7 +27,7 @@ from hansa.contract.statement import LogPlace
 from hansa.contract.states import RunEvent, RunState
 from hansa.contract.summary import parse_summary, summary_bytes
 from hansa.runtime.clock import Clock
-from node_agent.airlock.decisions import decisions_on, store_decision, verified_decision
+from node_agent.airlock.decisions import decisions_on, standing_decisions, store_decision, verified_decision
 from node_agent.airlock.statements import BY_RULES, Notary, Outgoing, leaving
 from node_agent.audit.entries import (
     Decider,
@@ -173,8 +173,7 @@ class Gate:
         decision = verified_decision(signed, directory, node=self.notary.node, run=run, row=row)
         before = len(decisions_on(session, run_id))
         stored = store_decision(session, decision, signed, now)
-        said = decisions_on(session, run_id)
-        if len(said) > before:
+        if len(decisions_on(session, run_id)) > before:
             append(session, release_decided(run, decision, stored.digest), now)
         if decision.decision == WITHHOLD:
             self._withhold(session, run, row, _by_people([stored], decision.reason), now)
@@ -187,6 +186,7 @@ class Gate:
             return run
         # The policy may have become stricter since; never less strict.
         needed = people_needed(stricter(ReleaseClass(row.release_class), self._policy_class()))
+        said = standing_decisions(session, directory, node=self.notary.node, run=run, row=row)
         if len(said) >= needed:
             self._release(session, run, row, _by_people(said, decision.reason), now)
         return run

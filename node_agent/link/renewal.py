@@ -10,13 +10,16 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 from uuid import uuid4
 
 import grpc
 import structlog
+from cryptography import x509
 
 from hansa.contract.errors import HansaError, Reason
+from hansa.contract.limits import CLOCK_TOLERANCE
 from hansa.runtime.backoff import delays
 from hansa.runtime.clock import Clock
 from hansa.sdk.errors import remote_error
@@ -91,9 +94,28 @@ class Renewal:
             response = await stub.RenewCertificate(request, timeout=_CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise remote_error(error) from error
+        old = load_credential(self.state).certificate
         try:
             credential = checked_credential(key_pem, response.certificate_pem.encode())
-        except ValueError as error:
+            _check_successor(old, credential.certificate, self.clock())
+        except (ValueError, x509.ExtensionNotFound) as error:
             raise HansaError(Reason.CERTIFICATE_REFUSED, log="the renewed certificate is not ours") from error
         store_credential(self.state, credential)
         _log.info("certificate_renewed", serial=f"{credential.certificate.serial_number:x}")
+
+
+def _check_successor(old: x509.Certificate, new: x509.Certificate, now: datetime) -> None:
+    """Return if ``new`` names whom ``old`` names, and is valid now.
+
+    It takes the place of the only credential there is: one that no honest
+    coordinator would admit would shut the node out for good.
+
+    Raises:
+        ValueError: it does not.
+        x509.ExtensionNotFound: it names nobody.
+    """
+    named, before = (one.extensions.get_extension_for_class(x509.SubjectAlternativeName) for one in (new, old))
+    if named.value != before.value:
+        raise ValueError("the certificate names somebody else")
+    if not new.not_valid_before_utc - CLOCK_TOLERANCE <= now < new.not_valid_after_utc:
+        raise ValueError("the certificate is not valid now")

@@ -174,8 +174,8 @@ def still_stands(
     """Return why an admitted job may not start, or go on, any more; None if it may.
 
     Expired metadata stops what would start, not what runs: its signers have
-    revoked nothing. A person, an analysis or an approval that is revoked stops
-    both.
+    revoked nothing. A person, an analysis or an approval that is revoked, or
+    that the node's own policy admits no more, stops both.
 
     Args:
         spec: the job.
@@ -187,7 +187,7 @@ def still_stands(
     if view.trust is None:
         return RunReason.TRUST_EXPIRED
     refusal = _alarm(view) or (_fresh(view.trust, view.now) if starting else None) or _member(view.trust, view)
-    refusal = refusal or _author(spec, signed, view)
+    refusal = refusal or _author(spec, signed, view) or _policy(spec, view.policy)
     directory = view.trust.directory
     refusal = refusal or _project(spec, directory, view) or _recipient(spec, directory) or _analysis(spec, view.trust)
     if refusal is not None:

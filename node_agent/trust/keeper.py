@@ -8,8 +8,8 @@ verified state before it stays until its own metadata expire.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -56,8 +56,9 @@ class TrustKeeper:
     source: Source = field(default_factory=NoSource)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    # A thread whose session was cancelled may still be at work in the folder.
-    _files: threading.Lock = field(default_factory=threading.Lock)
+    # One thread of its own: a refresh that was cancelled may still be waiting for the coordinator in it, and
+    # however slowly that answers, the agent's other threads are not used up.
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="trust"))
 
     async def load(self) -> None:
         """Put in force what the folder holds, without any contact.
@@ -102,7 +103,8 @@ class TrustKeeper:
         now = self.clock()
         checked = await self.database.run(last_checked)
         try:
-            view = await asyncio.to_thread(self._in_thread, read, now, checked)
+            loop = asyncio.get_running_loop()
+            view = await loop.run_in_executor(self._thread, self._in_thread, read, now, checked)
             new = await self.database.run(lambda session: advance_trust(session, view, now))
         except HansaError as error:
             await self._refused(error, now)
@@ -116,11 +118,10 @@ class TrustKeeper:
             _log.info("trust_in_force", directory=view.directory.version, analyses=sorted(self.catalogue))
 
     def _in_thread(self, read: Reader, now: datetime, checked: datetime | None) -> TrustView:
-        with self._files:
-            client = TrustClient(self.folder, pinned_root(self.folder), self.source)
-            view = read(client, now, checked)
-            self.catalogue.install(view, lambda _path, sha256: client.file_of(view, sha256))
-            return view
+        client = TrustClient(self.folder, pinned_root(self.folder), self.source)
+        view = read(client, now, checked)
+        self.catalogue.install(view, lambda _path, sha256: client.file_of(view, sha256))
+        return view
 
     @staticmethod
     def _fetched(client: TrustClient, now: datetime, checked: datetime | None) -> TrustView:  # noqa: ARG004

@@ -16,6 +16,7 @@ from tests.support.frequency_results import JOB_ID, encoded, two_countries_and_o
 from tests.support.hansa_command import Ended, ended, hansa, start
 from tests.support.trust_world import PROJECT, build_trust_world
 
+OTHER_JOB = "019aa0de-0000-7000-8000-000000000002"
 ASK = (
     "job",
     "submit",
@@ -96,7 +97,7 @@ def test_waiting_ends_with_the_result_and_the_exit_code_of_the_job_s_end(
     ending(script, state)
     done = hansa(*ASK, "--wait", "--output", "json", profile=profile)
     assert done.code == code
-    assert done.document == json.loads(script.result)
+    assert done.document == json.loads(script.result) | {"job_id": script.specs[0].job_id}
     assert done.err.splitlines()[:2] == ["GB: OFFERED", "FI: OFFERED"]
     assert done.err.splitlines()[-1] == f"job {JOB_ID}: {JOB.State.Name(state)}"
 
@@ -253,6 +254,26 @@ def test_a_person_whom_the_coordinator_does_not_know_is_refused(double: tuple[Sc
     done = hansa("nodes", "list", "--output", "json", profile=profile)
     assert done.code == 1
     assert json.loads(done.err)["error"]["reason"] == "UNAUTHENTICATED"
+
+
+def test_an_answer_about_another_job_is_refused(double: tuple[Script, Path]) -> None:
+    """Who would verify that job instead would find that everything holds."""
+    script, profile = double
+    script.answers_as = OTHER_JOB
+    done = hansa(*ASK, profile=profile)
+    assert (done.code, done.reason, done.out) == (1, "MALFORMED", "")
+    script.result = encoded(two_countries_and_one_suppressed() | {"job_id": OTHER_JOB})
+    read = hansa("job", "result", JOB_ID, profile=profile)
+    assert (read.code, read.reason, read.out) == (1, "MALFORMED", "")
+
+
+def test_figures_that_nobody_has_proven_yet_are_said_to_be_the_coordinators(double: tuple[Script, Path]) -> None:
+    script, profile = double
+    ending(script, JOB.COMPLETED)
+    read = hansa("job", "result", JOB_ID, profile=profile)
+    assert read.code == 0
+    assert f"hansa job verify {JOB_ID}" in read.err
+    assert "verify" not in read.out
 
 
 def test_a_result_that_is_none_is_refused(double: tuple[Script, Path]) -> None:

@@ -111,7 +111,7 @@ def test_evil_every_value_of_a_file_of_the_evidence_changed_once_is_found(
         if changed == honest[name]:
             continue
         found = verified(world, {**honest, name: changed})
-        steps.update(step.name for step in found.failed)
+        steps[found.failed[0].name if found.failed else "nowhere: nobody can prove it"] += 1
         if found.ok:
             believed.append(what)
             assert (found.answered, set(found.silent)) == (("FI", "ES"), {"SE"})

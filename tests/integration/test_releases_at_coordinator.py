@@ -310,6 +310,8 @@ async def test_only_the_submitter_gets_summaries_and_only_auditors_get_the_rest(
         await let_out(world, node, job, released())
     audited = await evidence(world, job, AUDITOR)
     assert not any(name.startswith("summaries/") for name in audited)
+    assert json.loads(audited[RESULT_FILE])["variants"] == []
+    assert json.loads((await evidence(world, job))[RESULT_FILE])["variants"] != []
     verifier = replace(Verifier(root=world.trust.root), with_summaries=False)
     assert [step.name for step in verify_evidence(audited, verifier, job.job_id).failed] == ["audit logs"]
     for asker, reason in ((BOB, Reason.JOB_UNKNOWN), (OPERATOR, Reason.PERMISSION_DENIED)):

@@ -67,6 +67,8 @@ class Script:
     result: bytes = b""
     watched: list[list[types_pb2.Job | None]] = field(default_factory=list)
     lose_submissions: int = 0
+    # The job that a submission is answered with; the submitted one if empty.
+    answers_as: str = ""
     jobs: dict[str, types_pb2.Job] = field(default_factory=dict)
     specs: list[JobSpec] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
@@ -249,6 +251,8 @@ class Jobs(_Double, job_service_pb2_grpc.JobServiceServicer):
         if self.script.lose_submissions:
             self.script.lose_submissions -= 1
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the answer got lost")
+        if self.script.answers_as:
+            return job_service_pb2.SubmitJobResponse(job=JOB(job_id=self.script.answers_as))
         return job_service_pb2.SubmitJobResponse(job=self.script.jobs[spec.job_id])
 
     async def WatchJob(  # noqa: N802
@@ -279,7 +283,8 @@ class Jobs(_Double, job_service_pb2_grpc.JobServiceServicer):
         await self.check(context)
         if not self.script.result:
             await refuse(context, HansaError(Reason.JOB_NOT_ENDED))
-        return job_service_pb2.GetResultResponse(job=JOB(waits_for="why it ended"), result=self.script.result)
+        result = self.script.result.replace(b"019aa0de-0000-7000-8000-000000000001", request.job_id.encode())
+        return job_service_pb2.GetResultResponse(job=JOB(waits_for="why it ended"), result=result)
 
     async def GetEvidence(  # noqa: N802
         self, request: Any, context: Context

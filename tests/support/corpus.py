@@ -38,6 +38,7 @@ from tests.support.live_coordinator import (
     RITA,
     LiveCoordinator,
     NodeKey,
+    info_of,
     live_coordinator,
     reason_of,
 )
@@ -128,6 +129,10 @@ def check_refusal(error: grpc.aio.AioRpcError, expect: Mapping[str, Any]) -> Non
     found = {"code": error.code().name, "reason": None if reason is None else reason.value}
     assert found == {"code": expect["code"], "reason": expect.get("reason")}, error.details()
     check_words(error.details() or "")
+    if "field" in expect:
+        info = info_of(error)
+        assert info is not None
+        assert info.metadata["field"] == expect["field"]
     if reason is not None and not expect.get("own_words"):
         assert error.details() == CATALOGUE[reason].public
 

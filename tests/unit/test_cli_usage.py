@@ -42,7 +42,6 @@ def hansa(arguments: Sequence[str], profile: str = "/nowhere/profile.toml") -> R
         ("job", "result", "x", "--plot", "x.gif"),
         ("job", "result", "x", "--plot", "/dev/null.png/x.png"),
         ("job", "list", "--limit", "0"),
-        ("job", "submit", "allele-frequency", "--dataset", "FI-lct"),
         (*SUBMIT, "--release-class", "none"),
         ("admin", "person", "add", "eve"),
         ("trust", "add-person", "/x", "eve", "--organisation", "o", "--role", "root", "--key", "/nowhere/x"),

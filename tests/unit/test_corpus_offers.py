@@ -110,6 +110,7 @@ SIGNED: Mapping[str, Callable[[JobSpec], Signed]] = {
     "zeros": lambda spec: replace(signed_as(spec), signature=bytes(64)),
     "other_key": lambda spec: signed_with(spec, key="bob"),
     "other_name": lambda spec: signed_with(spec, name="bob", key="bob"),
+    "renamed": lambda spec: signed_with(spec, name="bob"),
     "other_type": lambda spec: signed_with(spec, kind=VOTE_TYPE),
     "relabelled": lambda spec: replace(signed_with(spec, kind=VOTE_TYPE), payload_type=JOB_TYPE),
 }

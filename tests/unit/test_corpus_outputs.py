@@ -25,8 +25,10 @@ ENTRIES = entries_of("outputs")
 
 
 @pytest.mark.parametrize("entry", [one for one in ENTRIES if one.expect["reason"] != "NO_SECRET"], ids=str)
-def test_a_bad_output_is_refused_for_its_reason(tmp_path: Path, entry: Entry) -> None:
+def test_a_bad_output_is_refused_for_its_reason(tmp_path: Path, entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     kind, memory = entry.input["kind"], Memory()
+    if kind == "grows":
+        monkeypatch.setattr(os, "fstat", growing(tmp_path / NAME))
     if kind in ("device", "mode_000") and os.geteuid() != 0:
         pytest.skip("only root makes device files and becomes somebody else; run the tests as root")
     if kind == "mode_000":
@@ -121,9 +123,17 @@ def sparse(size: int) -> Callable[[Path], None]:
     return make
 
 
-def grown(work: Path) -> None:
-    # A byte over the limit, as it is when it has grown before the read is over.
-    (work / NAME).write_bytes(b"x" * (LIMIT + 1))
+def growing(path: Path) -> Callable[[int], os.stat_result]:
+    """Return an ``fstat`` after which the file grows over the limit: the worst moment there is."""
+    look = os.fstat
+
+    def fstat(descriptor: int) -> os.stat_result:
+        found = look(descriptor)
+        with path.open("ab") as file:
+            file.write(b" " * LIMIT)
+        return found
+
+    return fstat
 
 
 def dangling(work: Path) -> None:
@@ -146,7 +156,7 @@ MAKERS: Mapping[str, Callable[[Path], object]] = {
     "hundred_mb": sparse(100 << 20),
     "setuid": setuid,
     "socket": bound_socket,
-    "grows": grown,
+    "grows": lambda work: (work / NAME).write_text("{}"),
     "parent_link": linked_folder,
     "binary": lambda work: (work / NAME).write_bytes(b"\xff\xfe"),
 }

@@ -321,6 +321,22 @@ def test_what_is_revoked_stops_both(case: Case, reason: RunReason, starting: boo
 
 
 @pytest.mark.parametrize("starting", [True, False])
+@pytest.mark.parametrize(
+    ("narrower", "reason"),
+    [
+        ({"submitters": ["bob"]}, RunReason.SUBMITTER_NOT_ADMITTED),
+        ({"analyses": []}, RunReason.ANALYSIS_NOT_ADMITTED),
+    ],
+)
+def test_what_the_nodes_own_policy_admits_no_more_stops_both(
+    narrower: dict[str, Any], reason: RunReason, starting: bool
+) -> None:
+    case = Case()
+    case.policy["admission"] |= narrower
+    assert stands(case, starting=starting) is reason
+
+
+@pytest.mark.parametrize("starting", [True, False])
 def test_a_run_whose_approval_is_revoked_or_missing_stops(starting: bool) -> None:
     assert stands(Case(), starting=starting, taken=(Taken(None, START),)) is RunReason.APPROVAL_REFUSED
     assert stands(Case(), starting=starting, taken=()) is RunReason.APPROVAL_REFUSED

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from coordinator.ca.authority import Window, create_authority, issue_node
 from hansa.contract.errors import HansaError, Reason
+from hansa.v1 import node_service_pb2
 from node_agent.config import StateFolder, create_state_folder
 from node_agent.keys.credential import (
     CREDENTIAL,
@@ -27,6 +30,7 @@ from node_agent.keys.credential import (
     store_credential,
 )
 from node_agent.keys.rotation import renew_at
+from node_agent.link.renewal import Renewal, RenewedError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CA = create_authority("node CA", NOW)
@@ -66,6 +70,50 @@ def test_a_stored_credential_comes_back_and_the_next_key_is_another(state: State
     assert stat.S_IMODE((state.keys / CREDENTIAL).stat().st_mode) == 0o600
     assert key_fingerprint(pending_key(state)) != key_fingerprint(key_pem)
     assert load_credential(state) == credential
+
+
+class Renewer:
+    """A coordinator that answers a request for renewal with a certificate of each of ``grants`` in turn."""
+
+    def __init__(self, *grants: dict[str, Any]) -> None:
+        self.grants = list(grants)
+
+    async def RenewCertificate(self, request: Any, **_call: Any) -> Any:  # noqa: N802
+        public = x509.load_pem_x509_csr(request.csr_pem.encode()).public_key()
+        assert isinstance(public, ec.EllipticCurvePublicKey)
+        wanted: dict[str, Any] = {"federation": "demo.example", "node": "FI", "window": Window(NOW, timedelta(days=1))}
+        issued = issue_node(CA, public, **(wanted | self.grants.pop(0)))
+        pem = issued.public_bytes(serialization.Encoding.PEM).decode()
+        return node_service_pb2.RenewCertificateResponse(certificate_pem=pem)
+
+
+@pytest.mark.parametrize(
+    "useless",
+    [
+        {"node": "ES"},
+        {"federation": "other.example"},
+        {"window": Window(NOW - timedelta(days=9), timedelta(days=1))},
+        {"window": Window(NOW + timedelta(days=9), timedelta(days=1))},
+    ],
+)
+async def test_a_renewal_that_would_shut_the_node_out_is_not_taken(state: StateFolder, useless: dict[str, Any]) -> None:
+    key_pem = pending_key(state)
+    store_credential(state, Credential(key_pem, certificate_for(key_pem)))
+    before = load_credential(state)
+    kept: list[bool] = []
+
+    def draw() -> float:
+        kept.append(load_credential(state) == before)
+        return -1.0  # tried again at once
+
+    renewer, asked = Renewer(useless, {}), asyncio.Event()
+    asked.set()
+    with pytest.raises(RenewedError):
+        await Renewal(state=state, clock=lambda: NOW + timedelta(hours=1), draw=draw).run(cast("Any", renewer), asked)
+    assert kept
+    assert all(kept)
+    assert renewer.grants == []
+    assert load_credential(state).certificate.not_valid_after_utc > NOW + timedelta(hours=1)
 
 
 def test_a_certificate_of_another_key_is_refused(state: StateFolder) -> None:

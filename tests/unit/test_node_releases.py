@@ -263,6 +263,22 @@ async def test_one_person_counts_once_however_often_they_sign(tmp_path: Path) ->
     bench.database.close()
 
 
+@pytest.mark.parametrize("change", [{"roles": (Role.AUDITOR,)}, {"nodes": ("ES",)}, {"name": "gone"}])
+async def test_the_decision_of_a_checker_who_was_removed_since_counts_no_more(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    bench = with_mode(tmp_path, "dual")
+    run = await finished(bench)
+    await bench.decide(run.run_id, "RELEASE")
+    people = bench.world.directory.people
+    bench.trust_changes(people=tuple(p.model_copy(update=change) if p.name == "checker-fi" else p for p in people))
+    assert (await bench.decide(run.run_id, "RELEASE", by="checker2-fi")).state == "AWAITING_RELEASE"
+    assert await released_events(bench) == []
+    bench.trust_changes(people=people)
+    assert (await bench.decide(run.run_id, "RELEASE", by="checker2-fi")).state == "RELEASED"
+    bench.database.close()
+
+
 async def test_one_withhold_keeps_the_summary_whatever_others_say(tmp_path: Path) -> None:
     bench = with_mode(tmp_path, "dual")
     run = await finished(bench)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,14 @@ from typing import Any
 import pytest
 import structlog
 
+from hansa.contract.digests import bundle_digest
 from hansa.contract.errors import HansaError, Reason
 from hansa.trust.files import FilesSource, RepositoryFiles
 from node_agent.audit.trail import AuditTrail
+from node_agent.catalogue import is_sound
 from node_agent.config import PINNED_ROOT, create_state_folder
 from node_agent.executions import Finish, Outcome
-from tests.support.agent import DIGEST, START, Bench, collected, job, make_world, offer, open_bench
+from tests.support.agent import BUNDLE, DIGEST, START, Bench, collected, job, make_world, offer, open_bench
 
 KEY = "allele-frequency@1.0"
 
@@ -125,6 +130,45 @@ async def test_expired_metadata_are_remembered_over_a_restart_and_admit_nothing_
         assert (await again.run(run.run_id)).state == "RELEASED"
     finally:
         again.database.close()
+
+
+async def test_a_coordinator_that_answers_slowly_does_not_use_up_the_agents_threads(bench: Bench) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    class Slow(Mirror):
+        def metadata(self, role: str, version: int, most_bytes: int) -> bytes:
+            asked.set()
+            answer.wait(60)
+            return super().metadata(role, version, most_bytes)
+
+    bench.keeper.source = Slow(bench.world.files)
+    try:
+        for _ in range(40):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    await bench.keeper.refresh()
+        async with asyncio.timeout(20):
+            assert await asyncio.to_thread(asked.wait, 10)
+    finally:
+        answer.set()
+    await bench.keeper.refresh()
+    assert bench.trust.directory_version == 1
+
+
+async def test_a_bundle_of_another_digest_under_the_jobs_name_is_not_run(bench: Bench, tmp_path: Path) -> None:
+    """It may have come into force between a claim's look at the catalogue and its transaction."""
+    await bench.keeper.refresh()
+    run = await bench.offer(offer(job()))
+    await bench.step()
+    files = {**BUNDLE, "Snakefile": b"rule all:\n    shell: 'id'\n"}
+    for name, content in files.items():
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other" / name).write_bytes(content)
+    other = replace(bench.catalogue[KEY], digest=bundle_digest(files), folder=tmp_path / "other")
+    assert is_sound(other)
+    with pytest.raises(HansaError):
+        await replace(bench.executions, analyses={KEY: other}).claim(run.run_id, "worker")
+    assert (await bench.run(run.run_id)).reason == "STAGING_FAILED"
 
 
 async def test_an_execution_is_not_begun_on_expired_metadata(bench: Bench) -> None:

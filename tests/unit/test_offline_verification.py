@@ -87,6 +87,15 @@ def test_each_of_a_thousand_flipped_bits_is_detected_and_its_file_named(is_seale
         assert where(report) & (PAIR if name in PAIR else {name}), (name, bit, report.failed)
 
 
+def test_a_signature_that_is_only_spelt_otherwise_is_detected(world: EvidenceWorld, files: dict[str, bytes]) -> None:
+    """Its bytes are the same, so that nothing but the form of the file shows it."""
+    value = json.loads(files[TIMESTAMP])
+    sig = value["signatures"][0]["sig"]
+    spelt = files[TIMESTAMP].replace(sig.encode(), sig.upper().encode())
+    assert spelt != files[TIMESTAMP]
+    assert where(verify_evidence({**files, TIMESTAMP: spelt}, world.verifier, JOB)) == {TIMESTAMP}
+
+
 def test_no_file_can_be_missing_or_empty(world: EvidenceWorld, files: dict[str, bytes]) -> None:
     for name in files:
         without = {other: data for other, data in files.items() if other != name}
@@ -202,6 +211,12 @@ def test_metadata_that_had_expired_at_the_release_does_not_vouch_for_it() -> Non
     late = {"released_at": world.trust.now + timedelta(days=3)}
     statements = {node: world.statement(job, node, data, **late) for node, data in plain.items()}
     report = verify_evidence(world.assemble(job, plain, plain, statements), world.verifier, JOB)
+    assert where(report) == {TIMESTAMP}
+
+
+def test_an_older_repository_than_the_node_had_at_the_release_does_not_vouch_for_it(world: EvidenceWorld) -> None:
+    """Who has the on-line keys can still show the state before a revocation."""
+    report = verify_evidence(forged(world, "FI", directory_version=2), world.verifier, JOB)
     assert where(report) == {TIMESTAMP}
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -144,6 +145,16 @@ def test_an_analysis_without_its_votes_is_refused() -> None:
 )
 def test_what_the_project_does_not_allow_is_refused_before_it_is_signed(project: dict[str, Any], field: str) -> None:
     assert refusal(ask("FI-lct"), changed(**project).view) == (Reason.PERMISSION_DENIED, field)
+
+
+def test_the_one_project_of_a_researcher_need_not_be_named_and_of_several_one_must() -> None:
+    assert build(replace(ask("FI-lct"), project="")).project == PROJECT
+    world = build_trust_world(FILES, datasets=DATASETS, now=NOW, keys=WORLD.keys)
+    first = world.directory.projects[0]
+    world.change(projects=(first, first.model_copy(update={"project": "another"})))
+    assert refusal(replace(ask("FI-lct"), project=""), world.view) == (Reason.PERMISSION_DENIED, "project")
+    world.change(projects=())
+    assert refusal(replace(ask("FI-lct"), project=""), world.view) == (Reason.PERMISSION_DENIED, "project")
 
 
 def test_a_project_of_others_looks_like_one_that_is_not_there() -> None:

@@ -21,6 +21,7 @@ from hansa.contract.errors import Reason
 from hansa.contract.release import ReleaseClass
 from hansa.contract.strict import strict_json
 from hansa.sdk.client import Client
+from hansa.sdk.errors import RemoteError
 from hansa.sdk.jobs import job_state_name
 from hansa.sdk.request import JobRequest, check_request
 from hansa.sdk.result import Result, parse_result
@@ -100,7 +101,9 @@ def submit(
         answer = run(invocation, work)
     except KeyboardInterrupt:
         return _left_running(submitted[0].job_id) if submitted else failures.INTERRUPTED
-    return _show_submitted(submitted[0], output) if answer is None else _show_result(answer, output)
+    if answer is None:
+        return _show_submitted(submitted[0], output)
+    return _show_result(answer, output, job_id=submitted[0].job_id)
 
 
 async def _submit(client: Client, request: JobRequest) -> types_pb2.Job:
@@ -121,12 +124,21 @@ def _show_submitted(submitted: types_pb2.Job, output: str) -> int:
     return failures.DONE
 
 
-def _show_result(answer: job_service_pb2.GetResultResponse, output: str) -> int:
+def _show_result(
+    answer: job_service_pb2.GetResultResponse, output: str, *, job_id: str, is_proven: bool = False
+) -> int:
     result = parse_result(answer.result)
+    if result.job_id != job_id:
+        raise RemoteError(Reason.MALFORMED, "The coordinator's result is of another job.", field="job_id")
     if output == "json":
         print_json(strict_json(answer.result))
     else:
         print_result(result, waits_for=answer.job.waits_for)
+        if result.variants and not is_proven:
+            click.echo(
+                f"These are the coordinator's figures; what proves them: hansa job verify {cell(job_id).plain}",
+                err=True,
+            )
     return failures.of_job(result.state)
 
 
@@ -237,7 +249,7 @@ def result(invocation: Invocation, *, job_id: str, plot: Path | None, recipient_
     answer = run(invocation, lambda client: client.jobs.result(job_id))
     if verifier is not None:
         answer.result = proven_result(fetch_proof(invocation, verifier, job_id))
-    code = _show_result(answer, output)
+    code = _show_result(answer, output, job_id=job_id, is_proven=verifier is not None)
     if plot is not None:
         _plot(parse_result(answer.result), plot)
     return code

@@ -44,6 +44,7 @@ class RootGroup(click.Group):
         if cmd_name not in _GROUPS:
             return None
         command = getattr(importlib.import_module(_GROUPS[cmd_name][0]), cmd_name)
+        _quiet_logs()
         return command if isinstance(command, click.Command) else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
@@ -61,6 +62,15 @@ class RootGroup(click.Group):
         except Exception as error:  # the outermost edge: every end is one line and a code
             sys.exit(failures.report(error, contacted=invocation.contacted, as_json=failures.wants_json(arguments)))
         sys.exit(value if isinstance(value, int) else 0)
+
+
+def _quiet_logs() -> None:
+    """Send what a command's parts log to stderr, errors only: stdout is the command's."""
+    import logging
+
+    from hansa.runtime.logging import set_up_logging
+
+    set_up_logging("hansa", level=logging.ERROR)
 
 
 @click.group(cls=RootGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -17,8 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import ANALYSIS_NAME, ANALYSIS_VERSION
 from hansa.contract.limits import MANIFEST_BYTES, MAX_VARIANTS
+from hansa.contract.strict import refused, strict_json
 from hansa.contract.variants import parse_region, parse_variants
 
+# Brackets in a description count too.
+_MOST_DEPTH: Final = 64
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
@@ -140,13 +143,13 @@ def parse_manifest(data: bytes) -> Manifest:
     if len(data) > MANIFEST_BYTES:
         raise HansaError(Reason.MANIFEST_INVALID, f"The manifest is over {MANIFEST_BYTES} bytes.", field="manifest")
     try:
+        # What can be read in two ways is refused; the model reads JSON itself.
+        strict_json(data, max_depth=_MOST_DEPTH)
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "manifest"
-        raise HansaError(
-            Reason.MANIFEST_INVALID, f"{field}: {first['msg'].removeprefix('Value error, ')}", field=field
-        ) from error
+        raise refused(error, reason=Reason.MANIFEST_INVALID, what="manifest") from error
+    except (ValueError, RecursionError) as error:
+        raise HansaError(Reason.MANIFEST_INVALID, "The manifest is not strict JSON.", field="manifest") from error
 
 
 def check_parameters(manifest: Manifest, given: Mapping[str, str]) -> dict[str, str]:

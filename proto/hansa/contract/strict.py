@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from hansa.contract.errors import HansaError, Reason
 
 _MAX_DEPTH: Final = 8
+_MOST_WORDS: Final = 300
 _BRACKET: Final = re.compile(r"[\[\]{}]")
 
 M = TypeVar("M", bound=BaseModel)
@@ -56,12 +57,25 @@ def parse_strict(model: type[M], data: bytes, *, reason: Reason, what: str, most
     try:
         return model.model_validate(strict_json(data))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        # A key that nobody declared may be any text; it is shown as ASCII.
-        field = ascii(".".join(str(part) for part in first["loc"]))[1:-1][:100] or what
-        raise HansaError(reason, f"{field}: {first['msg'].removeprefix('Value error, ')}", field=field) from error
+        raise refused(error, reason=reason, what=what) from error
     except (ValueError, RecursionError) as error:
         raise HansaError(reason, f"The {what} is not strict JSON.", field="payload") from error
+
+
+def refused(error: ValidationError, *, reason: Reason, what: str) -> HansaError:
+    """Return the refusal that names the first field at fault, in plain ASCII.
+
+    A key or a tag that nobody declared may be any text, also one that a
+    terminal would obey.
+    """
+    first = error.errors(include_url=False, include_input=False)[0]
+    field = _plain(".".join(str(part) for part in first["loc"]))[:100] or what
+    words = _plain(first["msg"].removeprefix("Value error, "))[:_MOST_WORDS]
+    return HansaError(reason, f"{field}: {words}", field=field)
+
+
+def _plain(text: str) -> str:
+    return "".join(letter if " " <= letter <= "~" else ascii(letter)[1:-1] for letter in text)
 
 
 def to_bytes(model: BaseModel) -> bytes:

@@ -19,7 +19,7 @@ from hansa.contract.limits import MAX_PAGE
 from hansa.contract.states import JOB_TERMINAL
 from hansa.runtime.backoff import delays
 from hansa.sdk.connection import Connection, draw
-from hansa.sdk.errors import remote_error, unreachable
+from hansa.sdk.errors import RemoteError, remote_error, unreachable
 from hansa.sdk.paging import read_pages
 from hansa.sdk.request import Fresh, JobRequest, build_job
 from hansa.trust.view import TrustView
@@ -77,7 +77,11 @@ class JobsClient:
         return build_job(request, view, datasets, fresh=fresh)
 
     async def submit(self, spec: JobSpec) -> types_pb2.Job:
-        """Sign ``spec`` and submit it. Its bytes are made and signed once, however often they are sent."""
+        """Sign ``spec`` and submit it. Its bytes are made and signed once, however often they are sent.
+
+        An answer about another job is refused: who watched, read and verified
+        that one would take it for the answer to this question.
+        """
         signed = envelope.sign(
             envelope.JOB_TYPE, spec.to_bytes(), key_id=self._connection.profile.person, key=self._connection.key
         )
@@ -87,7 +91,10 @@ class JobsClient:
             signatures=[types_pb2.Signature(key_id=signed.key_id, signature=signed.signature)],
         )
         request = wire.SubmitJobRequest(request_id=spec.job_id, job=job)
-        return (await self._connection.call(self._stub.SubmitJob, request)).job
+        submitted = (await self._connection.call(self._stub.SubmitJob, request)).job
+        if submitted.job_id != spec.job_id:
+            raise RemoteError(Reason.MALFORMED, "The coordinator answered with another job.", field="job_id")
+        return submitted
 
     async def get(self, job_id: str) -> types_pb2.Job:
         """Return the job."""

@@ -285,6 +285,8 @@ class _Inquiry:
         if claimed != digest(signed.payload):
             raise _wrong(RESULT_FILE, f"It names another statement of {node}.")
         release = statement.predicate
+        if release.directory_version > view.directory.version:
+            raise _wrong(_TIMESTAMP, "The trust repository is older than the one that the node released under.")
         if release.released_at >= view.expires:
             raise _wrong(_TIMESTAMP, "The trust repository had expired when the summary was released.")
         deciders = ", ".join(decider.by for decider in release.deciders)
