@@ -50,13 +50,17 @@ def list_(invocation: Invocation) -> None:
 def show(invocation: Invocation, run: str, with_log: bool) -> None:
     """Show RUN: its state and reason, its incident, and where its log is.
 
-    The log never leaves the node; it may hold whatever the analysis printed.
+    Of a job that waits for an approval: all that a data holder has to know
+    before signing. The log never leaves the node; it may hold whatever the
+    analysis printed.
     """
     from node_agent.local_api.client import AgentClient
 
     state = invocation.open_state()
     agent = AgentClient(state)
     found = agent.run(agent.resolve_run(run))
+    if found["state"] == "AWAITING_APPROVAL":
+        found.update(_asked(agent.approval_request(found["run_id"])))
     tail = log_tail(state, Path(found["log_path"])) if with_log else None
     if invocation.json:
         print_json(found if tail is None else {**found, "log": tail})
@@ -99,6 +103,12 @@ def decline(invocation: Invocation, run: str, person: str | None, reason: str) -
 
     agent = AgentClient(invocation.open_state())
     _ended(invocation, agent.decline(agent.resolve_run(run), reason=reason.strip(), by=person or login_name()))
+
+
+def _asked(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a data holder is asked beyond what every run shows; digests as they will be signed."""
+    names = ("project", "purpose", "nodes", "release_class", "not_after", "job_digest")
+    return {**{name: request[name] for name in names}, "analysis_digest": request["analysis"]["digest"]}
 
 
 def _ended(invocation: Invocation, found: Mapping[str, Any]) -> None:

@@ -77,9 +77,11 @@ def print_runs(runs: Sequence[Mapping[str, Any]], *, empty: str) -> None:
 
 
 def shown(value: object) -> str:
-    """Return a cell's text: a dash for nothing; of values by name, those that are not zero."""
+    """Return a cell's text: a dash for nothing; a list by commas; of values by name, those that are not zero."""
     if value is None or value == "":
         return "-"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
     if isinstance(value, Mapping):
         return ", ".join(f"{name}: {count}" for name, count in value.items() if count != 0) or "-"
     return str(value)

@@ -100,10 +100,13 @@ def card(invocation: Invocation) -> None:
     releases believed, by these keys.
     """
     state = invocation.open_state()
+    from hansa.contract.raw_keys import key_digest
     from node_agent.keys.identity import node_card
 
     found = node_card(state).model_dump(mode="json", exclude_unset=True)
     if invocation.json:
         print_json(found)
         return
-    print_facts({name.replace("_", " "): value for name, value in found.items() if name != "v"})
+    # Who signs the directory sees keys by their digests (`hansa trust status`); the card is not at hand there.
+    digests = {name: key_digest(found[name]) for name in ("signing_key", "agreement_key")}
+    print_facts({name.replace("_", " "): value for name, value in {**found, **digests}.items() if name != "v"})

@@ -101,6 +101,17 @@ def test_a_data_holder_approves_one_job_with_their_key(bench: Bench, tmp_path: P
     assert [(one["kind"], one["approver"]) for one in listed] == [("job", HOLDER)]
 
 
+def test_a_data_holder_sees_what_for_and_exactly_which_job_before_signing(bench: Bench) -> None:
+    run = waiting(bench, purpose="milk")
+    shown = command(bench, "job", "show", run)
+    assert shown.code == 0, shown.err
+    facts = dict(line.split(maxsplit=1) for line in shown.out.splitlines())
+    asked = json.loads(command(bench, "job", "show", run, "--output", "json").out)
+    assert (facts["purpose"], facts["project"], facts["nodes"]) == ("milk", "lactose", "FI, ES")
+    assert facts["job_digest"] == asked["job_digest"]
+    assert facts["analysis_digest"] == ANALYSIS.digest
+
+
 @pytest.mark.parametrize(("person", "key"), [("ada", "ada"), (HOLDER, "ada"), ("operator-fi", "operator-fi")])
 def test_nobody_else_approves_and_the_refusal_says_why(bench: Bench, tmp_path: Path, person: str, key: str) -> None:
     run = waiting(bench)

@@ -14,6 +14,7 @@ from hansa.contract.digests import canonical, digest
 from hansa.contract.enrolment import encode
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.identity import node_of
+from hansa.contract.raw_keys import key_digest
 from hansa.runtime.clock import utc_now
 from hansa.v1 import enrolment_service_pb2 as wire
 from node_agent.config import StateFolder, create_state_folder, load_config, lock_state_folder
@@ -111,6 +112,9 @@ def test_the_card_shows_the_public_keys_alone_under_one_fingerprint(state: State
     keys = load_identity(state).public
     assert (card["signing_key"], card["agreement_key"]) == (keys.signing, keys.agreement)
     assert (card["v"], card["node"], card["tls_fingerprint"]) == (1, NODE, outcome.fingerprint)
+    # People read the same digests as those who sign the directory.
+    shown = hansa_node(state.path, "card").out
+    assert all(key_digest(key) in shown for key in (keys.signing, keys.agreement))
 
 
 def test_nothing_is_sent_to_a_server_of_another_fingerprint(state: StateFolder) -> None:

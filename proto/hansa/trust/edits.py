@@ -134,6 +134,7 @@ def _told(entry: Entry) -> str:
             told.append(f"key {key_digest(entry.signing_key)}")
         case DirectoryNode():
             told = [entry.organisation, f"key {key_digest(entry.signing_key)}"]
+            told.append(f"agreement key {key_digest(entry.agreement_key)}")
         case DirectoryProject():
             told = [*entry.researchers, *entry.datasets, *entry.analyses, f"until {entry.valid_until:%Y-%m-%d}"]
         case PassportIssuer():
