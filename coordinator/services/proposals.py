@@ -14,8 +14,10 @@ from sqlalchemy.orm import Session
 from coordinator.services.nodes import Act
 from coordinator.store.audit import AuditRepository
 from coordinator.store.paging import Page, Slice
+from coordinator.store.persons import PersonRepository
 from coordinator.store.proposals import Proposal, ProposalRepository, ProposalState
 from hansa.contract.digests import canonical
+from hansa.contract.directory import Role
 from hansa.contract.errors import HansaError, Reason
 
 _log = structlog.get_logger(__name__)
@@ -57,6 +59,11 @@ def carry_out(session: Session, call: Call, act: Act, work: Callable[[], T]) -> 
     expire_proposals(session, act.now)
     proposals = ProposalRepository(session)
     waiting = proposals.open_for(call.digest)
+    if waiting is not None and not _is_operator(session, waiting.proposed_by):
+        # Whoever proposed it has left, or lost the role: one word less.
+        proposals.close(waiting.proposal_id, ProposalState.WITHDRAWN, _COORDINATOR)
+        _record(session, Act(_COORDINATOR, act.now), "proposal_withdrawn", waiting)
+        waiting = None
     if waiting is not None and waiting.proposed_by != act.actor:
         proposals.close(waiting.proposal_id, ProposalState.CARRIED_OUT, act.actor)
         _record(session, act, "proposal_seconded", waiting)
@@ -67,6 +74,11 @@ def carry_out(session: Session, call: Call, act: Act, work: Callable[[], T]) -> 
     if waiting is None:
         waiting = _propose(session, call, act)
     return waiting
+
+
+def _is_operator(session: Session, name: str) -> bool:
+    person = PersonRepository(session).get(name)
+    return person is not None and Role.FEDERATION_OPERATOR in person.roles
 
 
 def _propose(session: Session, call: Call, act: Act) -> Proposal:

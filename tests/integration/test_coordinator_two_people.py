@@ -11,6 +11,7 @@ from uuid import uuid4
 import grpc
 import pytest
 
+from hansa.contract.directory import Role
 from hansa.contract.errors import Reason
 from hansa.sdk.tokens import mint
 from hansa.v1 import admin_service_pb2 as wire
@@ -143,6 +144,19 @@ async def test_a_proposal_is_taken_back_by_any_operator_and_is_then_worth_nothin
     assert await refused(live.admin("WithdrawProposal", again)) is Reason.PROPOSAL_UNKNOWN
     assert await refused(live.admin("InviteNode", invite(), OSCAR)) is Reason.PENDING_SECOND
     assert (await actions(live))[:3] == ["proposal_made", "proposal_withdrawn", "proposal_made"]
+
+
+async def test_the_proposal_of_an_operator_who_is_none_any_more_is_no_half_of_two(live: LiveCoordinator) -> None:
+    await refused(live.admin("InviteNode", invite()))
+    people = live.trust.directory.people
+    auditor = {"roles": (Role.AUDITOR,)}
+    live.trust.change(people=tuple(p.model_copy(update=auditor) if p.name == OLGA else p for p in people))
+    await live.publish(OSCAR)
+    assert await refused(live.admin("InviteNode", invite(), OSCAR)) is Reason.PENDING_SECOND
+    entries = (await live.admin("ListAudit", wire.ListAuditRequest(), OSCAR)).entries
+    assert [entry.action for entry in entries][:2] == ["proposal_made", "proposal_withdrawn"]
+    (proposal,) = (await live.admin("ListProposals", wire.ListProposalsRequest(), OSCAR)).proposals
+    assert proposal.proposed_by == OSCAR
 
 
 async def test_one_person_suffices_to_suspend(live: LiveCoordinator) -> None:

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hansa.contract.digests import bundle_digest, bundle_listing, canonical, digest
-from hansa.contract.directory import Directory, directory_bytes, parse_directory
+from hansa.contract.directory import Directory, PassportIssuer, directory_bytes, parse_directory
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.listing import parse_listing
 from hansa.contract.node_card import parse_card
+from hansa.contract.raw_keys import key_text
 from hansa.sdk.bundle import read_signed_bundle, write_bundle, write_vote
 from hansa.trust import edits
 from hansa.trust.files import SNAPSHOT, TIMESTAMP, read_files
 from hansa.trust.online import OnlineKeys, renew_online
 from tests.support.trust_world import GOOD_ANALYSIS, TrustWorld, build_trust_world
+
+RAW = key_text(Ed25519PrivateKey.from_private_bytes(b"x" * 32).public_key())
+START = datetime(2026, 1, 1, tzinfo=UTC)
 
 # Lower case: paths that differ in case alone are refused.
 names = st.from_regex(r"\A[a-z0-9_][a-z0-9._-]{0,8}\Z")
@@ -210,3 +215,36 @@ def test_a_bundle_is_read_as_it_was_written_with_its_votes(world: TrustWorld, tm
     assert caught.value.reason is Reason.FILE_INVALID
     with pytest.raises(HansaError):
         read_signed_bundle(GOOD_ANALYSIS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("people", {"recipient_key": RAW}),
+        ("people", {"recipient_key": None}),
+        ("people", {"signing_key": RAW}),
+        ("people", {"organisation": "elsewhere"}),
+        ("nodes", {"signing_key": RAW}),
+        ("nodes", {"agreement_key": RAW}),
+        ("projects", {"sealed": True}),
+        ("projects", {"valid_until": START + timedelta(hours=1)}),
+        ("issuers", {"jwks": {"keys": [{"kty": "OKP", "x": "b"}]}}),
+    ],
+)
+def test_whatever_is_swapped_in_a_draft_its_signers_are_told(
+    world: TrustWorld, kind: str, change: dict[str, Any]
+) -> None:
+    """Else a key that summaries are sealed to could be exchanged on the way between two signers."""
+    honest = edits.with_entry(
+        world.directory,
+        PassportIssuer(issuer="https://issuer.example", jwks={"keys": [{"kty": "OKP", "x": "a"}]}),
+    )
+    honest = edits.changed(honest, projects=[one.model_copy(update={"valid_until": START}) for one in honest.projects])
+    entries = getattr(honest, kind)
+    chosen = [one for one in entries if getattr(one, "name", "ada") == "ada"][:1]
+    swapped = edits.changed(
+        honest,
+        **{kind: [one.model_copy(update=change) if one in chosen else one for one in entries]},
+    )
+    before, after = (set(edits.differences(None, one)) for one in (honest, swapped))
+    assert before != after

@@ -101,6 +101,17 @@ def test_a_rotated_root_needs_the_old_keys_and_the_new(ceremony: Ceremony) -> No
     assert ceremony.view().root_version == 2
 
 
+def test_signers_of_a_root_are_shown_whose_keys_it_has_and_how_many_it_takes(ceremony: Ceremony) -> None:
+    """A draft goes from hand to hand: a key that was slipped in, or a lower threshold, is in words before they sign."""
+    whole(ceremony)
+    made = ceremony.hansa("key", "create", ceremony.keys / "mallory")["key_fingerprint"]
+    change = ["--add-targets-key", ceremony.keys / "mallory.pub", "--targets-threshold", 1]
+    ceremony.hansa("trust", "rotate", ceremony.repo, *change)
+    (told,) = (line for line in ceremony.hansa("trust", "status", ceremony.repo)["changes"] if line.startswith("root"))
+    assert told.startswith("root 2: targets takes 1 of ")
+    assert f"{made} (mallory)" in told
+
+
 def test_targets_whose_signers_left_are_signed_anew(ceremony: Ceremony) -> None:
     whole(ceremony)
     ceremony.hansa("trust", "rotate", ceremony.repo, "--remove-targets-key", "targets1")

@@ -18,6 +18,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Targets
 
 from hansa.contract import trust_paths
+from hansa.contract.digests import digest
 from hansa.contract.directory import Directory
 from hansa.contract.errors import HansaError, Reason
 from hansa.trust.bundles import check_targets
@@ -34,6 +35,7 @@ from hansa.trust.signing import (
     plan_of,
     signed_by,
 )
+from hansa.trust.verification import key_identity
 
 _OFFLINE: Final = (ROOT, TARGETS)
 
@@ -248,7 +250,25 @@ def _role_status(metadata: Metadata[Any], role: str, judges: Sequence[Root], *, 
     )
 
 
+def _root_changes(current: Metadata[Root] | None, pending: Metadata[Root] | None) -> Iterator[str]:
+    """Yield, in words, what a signer of a root puts their name to: whose keys count for what, and how many."""
+    if pending is None:
+        return
+    for role in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP):
+        told = _keys_told(pending.signed, role)
+        if current is None or _keys_told(current.signed, role) != told:
+            yield f"root {pending.signed.version}: {told}"
+
+
+def _keys_told(root: Root, role: str) -> str:
+    # By the digest that people compare; the name beside it is only what the draft says.
+    keys = [root.keys[keyid] for keyid in root.roles[role].keyids]
+    told = sorted(f"{digest(key_identity(key))} ({ascii(holder_of(key))[1:-1][:64]})" for key in keys)
+    return f"{role} takes {root.roles[role].threshold} of {', '.join(told)}"
+
+
 def _changes(draft: Draft, directory: Directory) -> Iterator[str]:
+    yield from _root_changes(draft.root(), draft.next_root())
     yield from sorted(differences(draft.published_directory(), directory))
     current = draft.targets()
     before = {} if current is None else {path: info.hashes["sha256"] for path, info in current.signed.targets.items()}

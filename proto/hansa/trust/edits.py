@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from hansa.contract.digests import digest
 from hansa.contract.directory import (
     Directory,
     DirectoryNode,
@@ -127,18 +129,22 @@ def differences(old: Directory | None, new: Directory) -> Iterator[str]:
 
 
 def _told(entry: Entry) -> str:
-    """Return an entry with what matters of it."""
+    """Return an entry with all that it says: a draft comes from hand to hand, and who signs it sees this."""
     match entry:
         case DirectoryPerson():
             told = [entry.organisation, *entry.roles, *(f"at {node}" for node in entry.nodes)]
             told.append(f"key {key_digest(entry.signing_key)}")
+            if entry.recipient_key is not None:
+                told.append(f"reads with key {key_digest(entry.recipient_key)}")
         case DirectoryNode():
             told = [entry.organisation, f"key {key_digest(entry.signing_key)}"]
             told.append(f"agreement key {key_digest(entry.agreement_key)}")
         case DirectoryProject():
-            told = [*entry.researchers, *entry.datasets, *entry.analyses, f"until {entry.valid_until:%Y-%m-%d}"]
+            told = [*entry.researchers, *entry.datasets, *entry.analyses, f"until {entry.valid_until.isoformat()}"]
+            told.append("summaries sealed" if entry.sealed else "summaries not sealed")
         case PassportIssuer():
-            told = [f"{len(entry.jwks.get('keys', ()))} keys"]
+            jwks = json.dumps(dict(entry.jwks), sort_keys=True).encode()
+            told = [f"{len(entry.jwks.get('keys', ()))} keys, {digest(jwks)}"]
     return f"{title(entry)}: {', '.join(told)}"
 
 
