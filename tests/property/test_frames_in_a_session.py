@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
@@ -97,6 +98,7 @@ async def after(world: JobWorld, sent: list[wire.NodeFrame]) -> Reason | None:
         await sessions.close()
 
 
+@pytest.mark.slow
 def test_no_frame_after_the_attach_makes_the_session_crash(tmp_path: Path) -> None:
     numbers = iter(range(10**6))
 
