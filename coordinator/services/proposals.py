@@ -101,7 +101,7 @@ def pending_second(proposal: Proposal) -> HansaError:
     return HansaError(
         Reason.PENDING_SECOND,
         "A second federation operator has to run the same command, with the same options, by "
-        f"{proposal.expires_at:%Y-%m-%d %H:%M} UTC; until then nothing happens (proposal {proposal.proposal_id}).",
+        f"{proposal.expires_at:%Y-%m-%d %H:%M} UTC; until then nothing happens.",
         field=proposal.proposal_id,
     )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import click
 
 from node_agent.cli.invocation import Invocation, output_option, quiet_logs, state_options
@@ -21,7 +24,16 @@ def status(invocation: Invocation) -> None:
     if invocation.json:
         print_json(found)
         return
-    print_facts({name: shown(value) for name, value in found.items()})
+    print_facts({name: shown(value) for name, value in _flat(found)})
+
+
+def _flat(found: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the facts; those of a group, which are not counts, each on a line of its own as ``group.name``."""
+    for name, value in found.items():
+        if isinstance(value, Mapping) and not all(isinstance(one, int) for one in value.values()):
+            yield from ((f"{name}.{inner}", one) for inner, one in value.items())
+        else:
+            yield name, value
 
 
 @click.command(short_help="Check what the node needs; say what to mend.")
