@@ -19,6 +19,8 @@ from node_agent.audit.verification import Recount
 from node_agent.executions import Finish, Outcome
 from tests.support.agent import START, Bench, job, make_bench
 
+pytestmark = pytest.mark.slow
+
 ROWS = 1000
 PAGE = 25
 FLIPS = (

@@ -30,6 +30,8 @@ from hansa.sdk.verification import Verification, Verifier, verify_evidence
 from tests.support.evidence_world import JOB, OTHER_JOB, EvidenceWorld, build_evidence_world, summary
 from tests.support.trust_world import build_trust_world
 
+pytestmark = pytest.mark.slow
+
 TIMESTAMP = "trust/metadata/timestamp.json"
 # An entry and its proof are held against each other: either may be at fault.
 PAIR = {ENTRIES_FILE, PROOFS_FILE}
