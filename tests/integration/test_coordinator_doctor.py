@@ -28,22 +28,21 @@ from tests.support.live_coordinator import trust_keys
 from tests.support.trust_repository import write_key
 from tests.support.trust_world import build_trust_world
 
-NOW = utc_now()
-
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    place, trust = tmp_path / "state", build_trust_world(now=NOW)
+    now = utc_now()
+    place, trust = tmp_path / "state", build_trust_world(now=now)
     config = make_config(federation="demo")
-    found(Founding(place, config, trust.files, trust_keys(trust)), store_uuid="u" * 36, now=NOW)
+    found(Founding(place, config, trust.files, trust_keys(trust)), store_uuid="u" * 36, now=now)
     return place
 
 
-def findings(state: Path, now: datetime = NOW) -> dict[str, Finding]:
-    return {finding.check: finding for finding in examine(state, lambda: now)}
+def findings(state: Path, now: datetime | None = None) -> dict[str, Finding]:
+    return {finding.check: finding for finding in examine(state, lambda: now or utc_now())}
 
 
-def bad(state: Path, now: datetime = NOW) -> dict[str, str]:
+def bad(state: Path, now: datetime | None = None) -> dict[str, str]:
     return {name: finding.outcome for name, finding in findings(state, now).items() if finding.outcome != OK}
 
 
@@ -80,24 +79,24 @@ def test_what_others_may_read_is_found(state: Path, name: str) -> None:
     ],
 )  # fmt: skip
 def test_metadata_that_expires_is_found_in_time(state: Path, days: float, expected: dict[str, str]) -> None:
-    seen = bad(state, NOW + timedelta(days=days))
+    seen = bad(state, utc_now() + timedelta(days=days))
     seen.pop("certificates", None)
     assert seen == expected
-    found = findings(state, NOW + timedelta(days=days))
+    found = findings(state, utc_now() + timedelta(days=days))
     assert all(found[name].remedy for name in expected)
 
 
 def test_a_certificate_near_its_end_is_found(state: Path) -> None:
     def outcome(days: int) -> str:
-        return findings(state, NOW + timedelta(days=days))["certificates"].outcome
+        return findings(state, utc_now() + timedelta(days=days))["certificates"].outcome
 
     outcomes = [outcome(days) for days in range(0, 420, 5)]
     assert sorted(set(outcomes), key=outcomes.index) == [OK, WARNING, FAILED]
 
 
 def test_a_clock_that_is_behind_is_found(state: Path) -> None:
-    assert findings(state, NOW - timedelta(hours=1))["clock"].outcome == FAILED
-    late = (NOW + timedelta(days=2)).timestamp()
+    assert findings(state, utc_now() - timedelta(hours=1))["clock"].outcome == FAILED
+    late = (utc_now() + timedelta(days=2)).timestamp()
     os.utime(state / "coordinator.toml", (late, late))
     assert findings(state)["clock"].outcome == FAILED
 
@@ -108,7 +107,7 @@ def test_clocks_that_differ_are_the_nodes_fault_until_most_of_them_agree_against
     def note(session: Session, node: str, ahead: int) -> None:
         if NodeRepository(session).find(node) is None:
             add_node(session, node)
-        SessionRepository(session).connect(node, NOW)
+        SessionRepository(session).connect(node, utc_now())
         SessionRepository(session).note_clock(node, ahead)
 
     outcomes = []
