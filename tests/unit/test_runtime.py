@@ -147,3 +147,13 @@ def test_secrets_are_struck_out(log: io.StringIO, field: str) -> None:
 
 def test_other_fields_stay() -> None:
     assert strike_secrets(None, "info", {"event": "e", "node": "FI"}) == {"event": "e", "node": "FI"}
+
+
+def test_a_logger_that_was_used_follows_a_later_set_up() -> None:
+    log = structlog.get_logger("test")
+    set_up_logging("first")
+    log.info("used_once")
+    set_up_logging("second")
+    with structlog.testing.capture_logs() as told:
+        log.info("told_now")
+    assert [line["event"] for line in told] == ["told_now"]
