@@ -6,7 +6,6 @@ subtree's from the leaves, the keyed hashes from the words that are still there.
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.store.audit import VERSIONS, at_text
 from coordinator.store.people_models import AuditLeafRow, AuditNodeRow, AuditRow
-from hansa.contract.digests import keyed_hash
+from hansa.contract.digests import is_keyed_hash
 from hansa.contract.merkle import Frontier, leaf_hash
 
 PAGE: Final = 1000
@@ -147,10 +146,7 @@ def _is_sound(entry: _Entry) -> bool:
         if entry.salt is None:
             # What was erased is blank: without the salt, words would pass unseen.
             return not any(words.values())
-        return all(
-            hmac.compare_digest(told[name].encode(), keyed_hash(entry.salt, name, text).encode())
-            for name, text in words.items()
-        )
+        return all(is_keyed_hash(told[name], entry.salt, name, text) for name, text in words.items())
     except Exception:
         # These columns may be anything by now, and so may be what reading them raises.
         return False

@@ -7,7 +7,6 @@ sound in itself; only a size and a root that were noted elsewhere tell.
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from hansa.contract.digests import keyed_hash
+from hansa.contract.digests import is_keyed_hash
 from hansa.contract.merkle import Frontier, Subtree, leaf_hash
 from node_agent.audit.log import VERSION, Leaf, at_text, leaves, size_of, subjects
 from node_agent.store.models import AuditLeafRow, AuditNodeRow, AuditSubjectRow
@@ -99,9 +98,7 @@ def _leaf_fault(leaf: Leaf, salted: Sequence[AuditSubjectRow]) -> str:
         value: dict[str, Any] = json.loads(leaf.body)
         sound = value["v"] == VERSION and value["at"] == at_text(leaf.at)
         hashes = value["subjects"]
-        told = all(
-            hmac.compare_digest(hashes.get(row.name, ""), keyed_hash(row.salt, row.name, row.text)) for row in salted
-        )
+        told = all(is_keyed_hash(hashes.get(row.name), row.salt, row.name, row.text) for row in salted)
     except Exception:
         # These bytes may be anything by now, and so may be what reading them raises.
         return "the entry is none"

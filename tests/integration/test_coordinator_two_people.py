@@ -60,7 +60,7 @@ async def test_the_first_operators_call_waits_and_the_second_ones_is_carried_out
     (proposal,) = await proposals(live)
     assert (proposal.proposal_id, proposal.method, proposal.proposed_by) == (info.metadata["field"], "InviteNode", OLGA)
     assert proposal.subject == "FI for 1800 s"
-    assert proposal.proposal_id in (error.details() or "")
+    assert "A second federation operator has to run the same command" in (error.details() or "")
     assert await states(live) == {}
     answer = await live.admin("InviteNode", invite(), OSCAR)
     assert answer.secret

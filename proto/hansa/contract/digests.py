@@ -84,3 +84,15 @@ def keyed_hash(salt: bytes, name: str, text: str) -> str:
     """
     mac = hmac.new(salt, f"{name}\0{text}".encode(), hashlib.sha256)
     return f"hmac-sha256:{mac.hexdigest()}"
+
+
+def is_keyed_hash(claimed: object, salt: bytes, name: str, text: str) -> bool:
+    """Say whether ``claimed`` is the keyed hash of these words: it may be anything that a log held.
+
+    Args:
+        claimed: what stands where the hash should.
+        salt: see ``keyed_hash``.
+        name: see ``keyed_hash``.
+        text: see ``keyed_hash``.
+    """
+    return isinstance(claimed, str) and hmac.compare_digest(claimed.encode(), keyed_hash(salt, name, text).encode())

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from hansa.contract.digests import digest
-from hansa.contract.directory import Directory
 from hansa.contract.envelope import STATEMENT_TYPE, Signed, verify
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import run_id
@@ -58,22 +57,6 @@ def verified_statement(signed: Signed, *, key: str, expected: Expected) -> State
     _check_fields(statement.predicate, expected)
     _check_decision(statement.predicate, expected.spec)
     return statement
-
-
-def node_keys(directory: Directory, node: str, older: Directory | None = None) -> tuple[str, ...]:
-    """Return the keys with which ``node`` may have signed: today's, and that of an ``older`` directory.
-
-    A node that has been taken out of the directory has none.
-    """
-    now = directory.node(node)
-    if now is None:
-        return ()
-    then = older.node(node) if older is not None else None
-    return (
-        (now.signing_key,)
-        if then is None or then.signing_key == now.signing_key
-        else (now.signing_key, then.signing_key)
-    )
 
 
 def subject_name(spec: JobSpec) -> Literal["summary", "sealed-summary"]:

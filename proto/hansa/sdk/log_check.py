@@ -6,14 +6,13 @@ any length is verified in little memory.
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 from typing import Any, Final, Protocol
 
-from hansa.contract.digests import keyed_hash
+from hansa.contract.digests import is_keyed_hash
 from hansa.contract.directory import Directory
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.merkle import Frontier, leaf_hash, verify_consistency, verify_inclusion
@@ -229,10 +228,7 @@ def _is_sound(leaf: Leaf) -> bool:
             return False
         if not leaf.salt:
             return not any(words.values())
-        return all(
-            hmac.compare_digest(told[name].encode(), keyed_hash(leaf.salt, name, text).encode())
-            for name, text in words.items()
-        )
+        return all(is_keyed_hash(told[name], leaf.salt, name, text) for name, text in words.items())
     except Exception:
         # The bytes are the coordinator's: whatever reading them raises, they are no entry.
         return False
