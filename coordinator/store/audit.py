@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
-from sqlalchemy import ColumnElement, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, bindparam, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from coordinator.store.paging import Page, Slice, cut
@@ -34,6 +34,13 @@ T = TypeVar("T")
 
 VERSIONS: Final = (1, 2)
 _SALT_BYTES: Final = 32
+# Made once: a proof is asked for more often than SQLAlchemy can compose its statement.
+_LEAF_HASHES: Final = select(AuditLeafRow.index, AuditLeafRow.leaf_hash).where(
+    AuditLeafRow.index.in_(bindparam("numbers", expanding=True))
+)
+_NODE_HASHES: Final = select(AuditNodeRow.level, AuditNodeRow.index, AuditNodeRow.hash).where(
+    tuple_(AuditNodeRow.level, AuditNodeRow.index).in_(bindparam("places", expanding=True))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,12 +234,9 @@ def _read(session: Session, compute: Callable[[HashAt], T]) -> T:
 def _stored(session: Session, wanted: set[tuple[int, int]]) -> Iterable[tuple[tuple[int, int], bytes]]:
     bottom = [index + 1 for level, index in wanted if level == 0]
     if bottom:
-        rows = select(AuditLeafRow.index, AuditLeafRow.leaf_hash).where(AuditLeafRow.index.in_(bottom))
-        for index, found in session.execute(rows):
+        for index, found in session.execute(_LEAF_HASHES, {"numbers": bottom}):
             yield (0, index - 1), found
     above = [place for place in wanted if place[0]]
     if above:
-        place = tuple_(AuditNodeRow.level, AuditNodeRow.index)
-        nodes = select(AuditNodeRow.level, AuditNodeRow.index, AuditNodeRow.hash).where(place.in_(above))
-        for level, index, found in session.execute(nodes):
+        for level, index, found in session.execute(_NODE_HASHES, {"places": above}):
             yield (level, index), found

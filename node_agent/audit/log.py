@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import delete, func, select, tuple_
+from sqlalchemy import bindparam, delete, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from hansa.contract.digests import canonical, keyed_hash
@@ -34,6 +34,13 @@ T = TypeVar("T")
 
 VERSION: Final = 1
 _SALT_BYTES: Final = 32
+# Made once: a proof is asked for more often than SQLAlchemy can compose its statement.
+_LEAF_HASHES: Final = select(AuditLeafRow.index, AuditLeafRow.leaf_hash).where(
+    AuditLeafRow.index.in_(bindparam("indices", expanding=True))
+)
+_NODE_HASHES: Final = select(AuditNodeRow.level, AuditNodeRow.index, AuditNodeRow.hash).where(
+    tuple_(AuditNodeRow.level, AuditNodeRow.index).in_(bindparam("places", expanding=True))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +135,12 @@ def _read(session: Session, compute: Callable[[HashAt], T]) -> T:
     held: dict[tuple[int, int], bytes] = {}
     bottom = [index for level, index in wanted if level == 0]
     if bottom:
-        rows = select(AuditLeafRow.index, AuditLeafRow.leaf_hash).where(AuditLeafRow.index.in_(bottom))
-        held.update({(0, index): found for index, found in session.execute(rows)})
+        rows = session.execute(_LEAF_HASHES, {"indices": bottom})
+        held.update({(0, index): found for index, found in rows})
     above = [place for place in wanted if place[0]]
     if above:
-        place = tuple_(AuditNodeRow.level, AuditNodeRow.index)
-        nodes = select(AuditNodeRow.level, AuditNodeRow.index, AuditNodeRow.hash).where(place.in_(above))
-        held.update({(level, index): found for level, index, found in session.execute(nodes)})
+        nodes = session.execute(_NODE_HASHES, {"places": above})
+        held.update({(level, index): found for level, index, found in nodes})
     return compute(lambda level, index: held[level, index])
 
 
