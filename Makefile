@@ -74,7 +74,7 @@ test: system $(READY) lint ## the whole gate
 
 .PHONY: test-fast
 test-fast: $(READY) ## the quick suites, on two cores, with fewer examples of each property
-	HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest -q -n 2 -m "not slow" $(SUITES) $(ARGS)
+	HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(SUITES) $(ARGS)
 
 .PHONY: bench
 bench: system $(READY) ## measure, as ratios in one run; writes nothing but its report

@@ -13,6 +13,8 @@ from hansa.contract.job import JobSpec
 from tests.support.corpus import FOLDER, Entry, entries_of
 from tests.support.source_tree import ROOT, imported, source_files, tree_of
 
+pytestmark = pytest.mark.slow
+
 SERVICES = ("admin", "catalogue", "enrolment", "job", "node", "trust")
 KINDS = {FieldDescriptor.TYPE_DOUBLE: "double", FieldDescriptor.TYPE_FLOAT: "float"}
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.source_tree import ROOT, imported, name, source_files, tree_of
 
+pytestmark = pytest.mark.slow
+
 # Where messages of the wire may be named; beyond, there are domain values.
 WIRE_ROOMS = frozenset({"api", "link", "cli", "sdk", "contract"})
 # The composition root binds servicers to servers; the two clients make one call each.

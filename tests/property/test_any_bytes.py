@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from tests.support.corpus import Memory
 from tests.support.parsers import feed, parsers
 
+pytestmark = pytest.mark.slow
+
 NAMES = sorted(parsers())
 
 

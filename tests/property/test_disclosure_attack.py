@@ -20,6 +20,8 @@ from node_agent.disclosure.allele_counts import Asked, Cleared, CountRules, clea
 from tests.support import allele_tables as tables
 from tests.support.allele_tables import ALTS, POSITION, REF, Person, World
 
+pytestmark = pytest.mark.slow
+
 RULES = CountRules()
 STRATA = ("all", "female", "male", "unknown")
 Given = dict[tuple[str, ...], tuple[int | float, ...]]

@@ -26,6 +26,8 @@ from hansa.trust.signing import add_signature, file_signer, metadata_bytes, new_
 from hansa.trust.view import TrustView
 from tests.support.trust_world import GOOD_ANALYSIS, TrustWorld, build_trust_world
 
+pytestmark = pytest.mark.slow
+
 HOUR = timedelta(hours=1)
 TIMESTAMP_NAME = metadata_name(TIMESTAMP, 0)
 

@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from hansa.cli.main import cli
 from tests.support.key_ceremony import PEOPLE, Ceremony
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def ceremony(tmp_path: Path) -> Ceremony:

@@ -27,6 +27,8 @@ from hansa.runtime.clock import utc_now
 from tests.support.trust_repository import as_arguments, write_trust
 from tests.support.trust_world import TrustWorld, build_trust_world
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 Init = Callable[..., Result]
 

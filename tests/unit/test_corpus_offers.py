@@ -33,6 +33,8 @@ from tests.support.agent import (
 )
 from tests.support.corpus import Entry, check_words, entries_of
 
+pytestmark = pytest.mark.slow
+
 OFFERS = [entry for entry in entries_of("offers") if "approval" not in entry.input]
 APPROVALS = [entry for entry in entries_of("offers") if "approval" in entry.input]
 OPEN = {"admission": {"submitters": ["*"], "analyses": ["allele-frequency@1.0"]}, "release": {"mode": "auto"}}

@@ -15,6 +15,8 @@ from node_agent.store.models import DatasetRow, SummaryRow
 from tests.support.agent import Bench, collected, job, make_bench
 from tests.support.corpus import Entry, Memory, entries
 
+pytestmark = pytest.mark.slow
+
 VARIANT = "15:28365618:A:G"
 NAMES = ("people", "an", "ac", "carriers", "others")
 
