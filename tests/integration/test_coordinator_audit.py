@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -164,7 +165,8 @@ def test_erasing_a_person_erases_every_entry_that_names_them_and_nobody_else(sto
         ("bob", "x"),
         ("root", "2 entries"),
     ]
-    assert b"ada" not in found[-1].body
+    # As a word: three letters may stand in a hash.
+    assert not re.search(rb"\bada\b", found[-1].body)
     with pytest.raises(HansaError) as caught:
         store.run_sync(lambda session: erase_words(session, index=1, person="", act=act))
     assert caught.value.reason is Reason.LOG_ENTRY_UNKNOWN
