@@ -110,6 +110,7 @@ def _check_store(database: Database, config: Config, state_dir: Path) -> None:
     if federation is None or federation.name != config.federation:
         raise HansaError(Reason.STATE_FOLDER_INVALID, "The store is not this federation's.", field="database")
     database.run_sync(state_in_force)
+    database.claim()
 
 
 async def run_coordinator(foundation: Foundation, stop: asyncio.Event) -> None:

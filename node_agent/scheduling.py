@@ -18,7 +18,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from hansa.contract.errors import RunReason
+from hansa.contract.errors import HansaError, RunReason
 from hansa.contract.states import RUN_TERMINAL, RunEvent, RunState
 from hansa.runtime.clock import Clock
 from node_agent.offers import active_runs
@@ -73,7 +73,7 @@ class Scheduler:
                 await self.database.run(self._pardon)
             # At one time with the question before: the machine may sleep in between.
             await self.step(now)
-        except OperationalError:
+        except (OperationalError, HansaError):
             # A full disk, say. The agent must be there when it is mended; nothing was half done.
             _log.exception("store_not_writable")
             return None

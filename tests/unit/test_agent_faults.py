@@ -14,7 +14,6 @@ import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from hansa.contract.errors import HansaError, Reason
@@ -286,8 +285,9 @@ async def test_a_full_disk_stops_nothing_for_good_and_nothing_is_half_done(bench
         return lambda session: session.connection().exec_driver_sql(f"PRAGMA max_page_count={count}").close()
 
     await bench.database.run(pages("1"))
-    with pytest.raises(OperationalError):
+    with pytest.raises(HansaError) as refused:
         await _fill(bench)
+    assert refused.value.reason is Reason.STORE_FULL
     before = await bench.events()
     with structlog.testing.capture_logs() as logs:
         scheduler = asyncio.create_task(bench.scheduler.run())
