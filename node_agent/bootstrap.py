@@ -25,6 +25,7 @@ from node_agent.approval_records import approvals_of
 from node_agent.approvals import Approvals
 from node_agent.audit.trail import AuditTrail
 from node_agent.audit.witness import LogWitness, WitnessKeys
+from node_agent.backups import Backups
 from node_agent.catalogue import Catalogue, approved_digests
 from node_agent.config import AgentConfig, StateFolder, load_config, lock_state_folder, short_path
 from node_agent.datasets import Datasets
@@ -229,6 +230,7 @@ class Agent:
                 bells=self._bells,
                 clock=utc_now,
             ),
+            backups=Backups(state=self._state, clock=utc_now),
             views=views,
         )
 

@@ -103,7 +103,25 @@ class Database:
         except HansaError as error:
             if error.reason is not Reason.STORE_IN_USE:
                 raise
-            return cls(_sqlite_reader(Path(place.database or "")), 1)
+            return cls(cls.reader(Path(place.database or "")), 1)
+
+    @staticmethod
+    def reader(path: Path) -> Engine:
+        """Return an engine with one connection to an SQLite file, which can neither write nor checkpoint."""
+        engine = create_engine(
+            URL.create("sqlite", database=str(path)),
+            module=sqlite_module(),
+            creator=lambda: open_reader(path),
+            poolclass=StaticPool,
+            hide_parameters=True,
+        )
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+        return engine
+
+    @property
+    def file(self) -> Path:
+        """The file of a store in SQLite."""
+        return Path(self.engine.url.database or "")
 
     def claim(self) -> int:
         """Raise the store's term, and hold each transaction from now on to it; return it.
@@ -220,18 +238,6 @@ def _sqlite(path: Path) -> Engine:
     )
     event.listen(engine, "connect", lambda connection, _record: prepare_writer(connection))
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-    return engine
-
-
-def _sqlite_reader(path: Path) -> Engine:
-    engine = create_engine(
-        "sqlite://",
-        module=sqlite_module(),
-        creator=lambda: open_reader(path),
-        poolclass=StaticPool,
-        hide_parameters=True,
-    )
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
     return engine
 
 

@@ -91,6 +91,10 @@ class Database:
         loop = asyncio.get_running_loop()
         return await asyncio.shield(loop.run_in_executor(self._writer, self._transact, work))
 
+    def run_sync(self, work: Callable[[Session], T]) -> T:
+        """Return what ``work`` returns, once its transaction is committed; blocks. For commands."""
+        return self._writer.submit(self._transact, work).result()
+
     def _transact(self, work: Callable[[Session], T]) -> T:
         try:
             return self._once(work)

@@ -23,6 +23,7 @@ from hansa.v1 import node_service_pb2, types_pb2
 from node_agent.airlock.gate import RELEASE
 from node_agent.airlock.released import ReleasedSummary
 from node_agent.audit.trail import AuditTrail
+from node_agent.backups import Backups
 from node_agent.config import StateFolder
 from node_agent.datasets import Datasets
 from node_agent.executions import Finish, Outcome
@@ -385,6 +386,7 @@ async def test_a_request_without_an_end_is_refused_before_it_fills_the_memory(
         approvals=bench.approvals,
         policy=PolicyChanges(book=PolicyBook(state.policy_file), database=bench.database, clock=lambda: bench.now),
         audit=AuditTrail(database=bench.database),
+        backups=Backups(state=state, clock=lambda: bench.now),
         views=Views(
             node="FI",
             federation="demo",

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -65,31 +67,48 @@ def making(place: Path) -> Iterator[Path]:
     place = place.absolute()
     if os.path.lexists(place):
         raise HansaError(Reason.FILE_INVALID, f"{place} is there already; nothing was changed.")
-    part = beside(place)
-    try:
+    with beside(place) as part:
         yield part
         sync_tree(part)
         part.rename(place)
         sync_folder(place.parent)
-    except OSError as error:
-        raise HansaError(Reason.FILE_INVALID, f"{place} cannot be made: {error.strerror}.") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
-def beside(place: Path) -> Path:
-    """Make and return a new private folder in the parent of ``place``, hence on its file system.
+@contextmanager
+def beside(place: Path) -> Iterator[Path]:
+    """Yield a new private folder in the parent of ``place``, hence on its file system; what is left of it is deleted.
+
+    So is what a process left there that was killed: such a folder is locked by nobody.
 
     Raises:
-        HansaError: ``FILE_INVALID``; it cannot be made.
+        HansaError: ``FILE_INVALID``; something could not be read or written.
     """
     part = place.parent / f".{place.name}.{secrets.token_hex(6)}.part"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(place)
         part.mkdir(mode=0o700)
+        lock = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield part
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+            os.close(lock)
     except OSError as error:
-        raise HansaError(Reason.FILE_INVALID, f"{part} cannot be made: {error.strerror}.") from error
-    return part
+        raise HansaError(Reason.FILE_INVALID, f"{error.filename or place}: {error.strerror}.") from error
+
+
+def _sweep(place: Path) -> None:
+    for part in place.parent.glob(f".{glob.escape(place.name)}.*.part"):
+        descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(part)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(descriptor)
 
 
 def put(source: Path, target: Path) -> None:
