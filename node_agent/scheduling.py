@@ -40,7 +40,11 @@ _STARTED: Final = (RunState.RUNNING.value, RunState.CANCELLING.value)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduler:
-    """The agent's loop over its runs. ``enqueue`` sends a run id to the broker (blocking)."""
+    """The agent's loop over its runs.
+
+    ``enqueue`` sends a run id to the broker (blocking); ``may_start`` says
+    whether there is room for a run that has not begun.
+    """
 
     database: Database
     policy: Callable[[], Policy]
@@ -48,6 +52,7 @@ class Scheduler:
     bells: Bells
     clock: Clock
     enqueue: Callable[[str], None]
+    may_start: Callable[[], bool] = lambda: True
 
     async def run(self) -> None:
         """Start what may start, mend what is stuck; once a second and whenever the bell rings."""
@@ -98,7 +103,8 @@ class Scheduler:
 
     def _start(self, session: Session, now: datetime) -> Sequence[str]:
         """Return the runs whose message is to be sent, new ones and lost ones."""
-        room = self.policy().admission.max_active_runs - active_runs(session)
+        most = self.policy().admission.max_active_runs if self.may_start() else 0
+        room = most - active_runs(session)
         queued = session.scalars(
             select(RunRow).where(RunRow.state == RunState.QUEUED).order_by(RunRow.created_at).limit(max(room, 0))
         ).all()
