@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import is_run_id
 from hansa.contract.states import RUN_TERMINAL
 from hansa.runtime.clock import Clock
@@ -38,7 +39,13 @@ class Retention:
     async def run(self) -> None:
         """Purge at the start and once an hour."""
         while True:
-            await self.purge()
+            try:
+                await self.purge()
+            except HansaError as error:
+                # A full disk is no reason to end; purging is what helps.
+                _log.warning("purge_put_off", reason=error.reason.value)
+                if error.reason is not Reason.STORE_FULL:
+                    raise
             await asyncio.sleep(_EVERY_SECONDS)
 
     async def purge(self) -> None:
@@ -48,7 +55,6 @@ class Retention:
         Of the ledger of jobs, what can come no more is.
         """
         now = self.clock()
-        await self.database.run(lambda session: forget(session, now))
         before = now - timedelta(days=self.policy().retention.run_days)
         for run_id in await self.database.run(lambda session: _ended(session, before)):
             folder = self.state.runs / run_id
@@ -56,6 +62,8 @@ class Retention:
             if is_run_id(run_id) and await asyncio.to_thread(folder.exists):
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
                 _log.info("run_folder_purged", run_id=run_id)
+        # Last: on a full disk it is the folders' room that lets the store write again.
+        await self.database.run(lambda session: forget(session, now))
 
 
 def _ended(session: Session, before: datetime) -> Sequence[str]:

@@ -18,7 +18,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from hansa.contract.errors import RunReason
+from hansa.contract.errors import HansaError, RunReason
 from hansa.contract.states import RUN_TERMINAL, RunEvent, RunState
 from hansa.runtime.clock import Clock
 from node_agent.offers import active_runs
@@ -40,7 +40,11 @@ _STARTED: Final = (RunState.RUNNING.value, RunState.CANCELLING.value)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduler:
-    """The agent's loop over its runs. ``enqueue`` sends a run id to the broker (blocking)."""
+    """The agent's loop over its runs.
+
+    ``enqueue`` sends a run id to the broker (blocking); ``may_start`` says
+    whether there is room for a run that has not begun.
+    """
 
     database: Database
     policy: Callable[[], Policy]
@@ -48,6 +52,7 @@ class Scheduler:
     bells: Bells
     clock: Clock
     enqueue: Callable[[str], None]
+    may_start: Callable[[], bool] = lambda: True
 
     async def run(self) -> None:
         """Start what may start, mend what is stuck; once a second and whenever the bell rings."""
@@ -73,7 +78,7 @@ class Scheduler:
                 await self.database.run(self._pardon)
             # At one time with the question before: the machine may sleep in between.
             await self.step(now)
-        except OperationalError:
+        except (OperationalError, HansaError):
             # A full disk, say. The agent must be there when it is mended; nothing was half done.
             _log.exception("store_not_writable")
             return None
@@ -98,7 +103,8 @@ class Scheduler:
 
     def _start(self, session: Session, now: datetime) -> Sequence[str]:
         """Return the runs whose message is to be sent, new ones and lost ones."""
-        room = self.policy().admission.max_active_runs - active_runs(session)
+        most = self.policy().admission.max_active_runs if self.may_start() else 0
+        room = most - active_runs(session)
         queued = session.scalars(
             select(RunRow).where(RunRow.state == RunState.QUEUED).order_by(RunRow.created_at).limit(max(room, 0))
         ).all()

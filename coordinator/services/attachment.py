@@ -85,7 +85,7 @@ def connect(
     )
     if fault:
         return _quarantine(session, node, fault, turn), Changed()
-    commands.acknowledge(node, proof.command_cursor.seq)
+    commands.acknowledge(node, proof.command_cursor.seq, turn.now)
     SessionRepository(session).connect(node, turn.now)
     return Standing(welcome), _seen(session, node)
 

@@ -33,7 +33,7 @@ _PENDING: Final = (
 _ACKNOWLEDGE: Final = (
     update(COMMANDS)
     .where(COMMANDS.c.node == bindparam("of_node"), COMMANDS.c.seq <= bindparam("upto"), COMMANDS.c.acked.is_(False))
-    .values(acked=True)
+    .values(acked=True, acked_at=bindparam("at"))
 )
 
 
@@ -85,9 +85,9 @@ class CommandRepository:
         rows = self._connection.execute(_PENDING, {"node": node, "after": after, "most": limit})
         return [StoredCommand(row.seq, row.prev_hash, row.body) for row in rows]
 
-    def acknowledge(self, node: str, upto_seq: int) -> None:
+    def acknowledge(self, node: str, upto_seq: int, now: datetime) -> None:
         """Mark the entries up to ``upto_seq`` as applied by the node."""
-        self._connection.execute(_ACKNOWLEDGE, {"of_node": node, "upto": upto_seq})
+        self._connection.execute(_ACKNOWLEDGE, {"of_node": node, "upto": upto_seq, "at": now})
 
 
 class EventRepository:

@@ -25,7 +25,7 @@ from hansa.runtime.clock import Clock
 from hansa.runtime.supervisor import until_first_ends
 from hansa.v1 import node_service_pb2, node_service_pb2_grpc
 from node_agent.audit.witness import LogWitness, Told
-from node_agent.link.commands import Commands, Wishes, directory_wanted
+from node_agent.link.commands import Commands, Wishes, directory_wanted, is_offer
 from node_agent.link.encoding import head_message, head_of, log_news_of, put_log_news, timestamp
 from node_agent.reporting import Bells
 from node_agent.store.database import Database
@@ -64,6 +64,8 @@ class SessionParts:
     load: Callable[[], Awaitable[tuple[int, int]]]
     # Without one, heartbeats say nothing of the logs.
     witness: LogWitness | None = None
+    # Whether an offer may be taken in; what is not acknowledged comes again in the next session.
+    has_room: Callable[[], bool] = lambda: True
 
 
 class Session:
@@ -78,6 +80,7 @@ class Session:
         self._room = asyncio.Event()
         self._told = Told()
         self._beat_now = asyncio.Event()
+        self._holding = False
 
     async def run(self, attached: asyncio.Event) -> None:
         """Attach, set ``attached``, and stream until the stream ends.
@@ -181,11 +184,19 @@ class Session:
     async def _apply(self, call: Any, place: Attached, command: node_service_pb2.Command) -> None:
         if command.epoch != place.epoch:
             raise HansaError(Reason.PROTOCOL_VIOLATION, log="command of another epoch")
+        if not self._takes(command):
+            return
         # The job may be of a directory that was published a moment ago.
         await self._parts.trust.reach(directory_wanted(command))
         now = self._parts.clock()
         commands = self._parts.commands
-        applied = await self._parts.database.run(lambda session: commands.apply(session, command, now))
+        try:
+            applied = await self._parts.database.run(lambda session: commands.apply(session, command, now))
+        except HansaError as error:
+            if error.reason is Reason.STORE_FULL:
+                self._hold(command)
+                return
+            raise
         self._parts.bells.ring()
         if applied.renew:
             self._parts.wishes.renew.set()
@@ -195,6 +206,17 @@ class Session:
             self._parts.trust.tell()
         ack = node_service_pb2.CommandAck(epoch=place.epoch, upto_seq=applied.upto_seq)
         await self._write(call, command_ack=ack)
+
+    def _takes(self, command: node_service_pb2.Command) -> bool:
+        """Say whether the command may be applied now; one that may not is held, and all that follow it."""
+        if not self._holding and not self._parts.has_room() and is_offer(command):
+            self._hold(command)
+        return not self._holding
+
+    def _hold(self, command: node_service_pb2.Command) -> None:
+        """Leave the command unacknowledged. The session goes on: what has ended here is still told."""
+        _log.warning("command_held", seq=command.seq, reason=Reason.STORE_FULL.value)
+        self._holding = True
 
     async def _send_events(self, call: Any, place: Attached) -> None:
         while True:
@@ -220,6 +242,9 @@ class Session:
 
     async def _beat(self, call: Any, place: Attached) -> None:
         while True:
+            if self._holding and self._parts.has_room():
+                # The coordinator sends again what was not acknowledged, in a new session.
+                raise HansaError(Reason.STORE_FULL, log="there is room again for what was held")
             free, active = await self._parts.load()
             beat = node_service_pb2.Heartbeat(
                 epoch=place.epoch,

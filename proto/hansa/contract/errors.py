@@ -131,6 +131,12 @@ class Reason(enum.StrEnum):
     LOG_ENTRY_UNKNOWN = "LOG_ENTRY_UNKNOWN"
     NOTE_INVALID = "NOTE_INVALID"
     EVIDENCE_INVALID = "EVIDENCE_INVALID"
+    # stores
+    STORE_DAMAGED = "STORE_DAMAGED"
+    STORE_IN_USE = "STORE_IN_USE"
+    STORE_FENCED = "STORE_FENCED"
+    STORE_FULL = "STORE_FULL"
+    BACKUP_INVALID = "BACKUP_INVALID"
 
 
 class RunReason(enum.StrEnum):
@@ -285,6 +291,11 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = {
     Reason.LOG_ENTRY_UNKNOWN: Entry(_C.NOT_FOUND, "The audit log has no such entry."),
     Reason.NOTE_INVALID: Entry(_C.DATA_LOSS, "The signed checkpoint is not valid."),
     Reason.EVIDENCE_INVALID: Entry(_C.DATA_LOSS, "The evidence does not hold."),
+    Reason.STORE_DAMAGED: Entry(_C.DATA_LOSS, "The store is damaged."),
+    Reason.STORE_IN_USE: Entry(_STATE, "Another process uses this store; stop it first."),
+    Reason.STORE_FENCED: Entry(_C.ABORTED, "Another coordinator has taken this store over."),
+    Reason.STORE_FULL: Entry(_C.RESOURCE_EXHAUSTED, "There is no room on the disk for new work; try again later."),
+    Reason.BACKUP_INVALID: Entry(_C.DATA_LOSS, "The backup is not valid."),
 }
 
 
