@@ -36,6 +36,7 @@ from coordinator.services.evidence import LogEvidence
 from coordinator.services.log_evidence import log_evidence
 from coordinator.services.proposals import expire_proposals
 from coordinator.services.sessions import Sessions
+from coordinator.services.submission import Intake
 from coordinator.services.trust import keep_fresh, state_in_force
 from coordinator.services.witnessing import LogKeeper
 from coordinator.store.database import Database
@@ -45,6 +46,7 @@ from coordinator.store.schema import is_current
 from coordinator.trust_keys import TrustKeys, load_trust_keys
 from hansa.contract.errors import HansaError, Reason
 from hansa.runtime.clock import Clock
+from hansa.runtime.drain import DrainFile
 from hansa.runtime.supervisor import run_all
 from hansa.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
 from hansa.v1.catalogue_service_pb2_grpc import add_CatalogueServiceServicer_to_server
@@ -69,6 +71,12 @@ class Foundation:
     trust_keys: TrustKeys
     database: Database
     clock: Clock
+    drain: DrainFile
+
+    @property
+    def intake(self) -> Intake:
+        """Which new jobs are taken."""
+        return Intake(self.config.quotas, self.drain.is_set)
 
     @property
     def issuer(self) -> Issuer:
@@ -97,7 +105,7 @@ def open_foundation(state_dir: Path, clock: Clock) -> Foundation:
     except BaseException:
         database.close()
         raise
-    return Foundation(config, keys, trust_keys, database, clock)
+    return Foundation(config, keys, trust_keys, database, clock, DrainFile(state_dir))
 
 
 def _check_store(database: Database, config: Config, state_dir: Path) -> None:
@@ -147,7 +155,7 @@ def _people(base: Foundation, sessions: Sessions, rates: RateLimiter) -> Listene
         server_credentials(base.keys),
         Boundary(Guard(dict.fromkeys(PEOPLE, person), rates)),
         [
-            partial(add_JobServiceServicer_to_server, JobServicer(sessions.desk, _logs(base.keeper))),
+            partial(add_JobServiceServicer_to_server, JobServicer(sessions.desk, _logs(base.keeper), base.intake)),
             partial(add_CatalogueServiceServicer_to_server, CatalogueServicer(calls, base.clock)),
             partial(add_TrustServiceServicer_to_server, TrustServicer(calls)),
             partial(

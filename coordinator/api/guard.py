@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
+from urllib.parse import unquote
 
 import grpc
 from sqlalchemy.orm import Session
@@ -23,7 +25,13 @@ from hansa.runtime.clock import Clock
 Context = grpc.aio.ServicerContext[Any, Any]
 Authenticator = Callable[[Context], Awaitable[Caller]]
 
+# Calls of one caller to all methods together.
+ALL_PER_MINUTE: Final = 6000
+
 _BEARER: Final = "Bearer "
+_ANY_METHOD: Final = "*"
+# A household or an attacker with IPv6 has this many bits of addresses for free.
+_IPV6_PREFIX: Final = 64
 
 
 class Guard:
@@ -57,6 +65,7 @@ class Guard:
         if not is_allowed(caller.roles, policy.rule, Ownership.OPEN):
             raise HansaError(Reason.PERMISSION_DENIED)
         self._rates.check(caller.subject, method, per_minute=policy.per_minute)
+        self._rates.check(caller.subject, _ANY_METHOD, per_minute=ALL_PER_MINUTE)
         return caller, policy
 
 
@@ -96,8 +105,20 @@ def node_authenticator(database: Database, federation: str, clock: Clock) -> Aut
 
 async def guest(context: Context) -> Caller:
     """Recognise somebody by nothing but the network address."""
-    kind, _, rest = context.peer().partition(":")
-    return Caller(Kind.GUEST, f"{kind}:{rest.rpartition(':')[0]}", frozenset({Outsider.GUEST}))
+    return Caller(Kind.GUEST, address_of(context.peer()), frozenset({Outsider.GUEST}))
+
+
+def address_of(peer: str) -> str:
+    """Return whom gRPC's name of a peer stands for: the address, of IPv6 the network, without the port."""
+    kind, _, rest = unquote(peer).partition(":")
+    host = rest.rpartition(":")[0]
+    if kind != "ipv6":
+        return f"{kind}:{host}"
+    try:
+        network = ipaddress.ip_network((host.strip("[]").partition("%")[0], _IPV6_PREFIX), strict=False)
+    except ValueError:
+        return f"{kind}:{host}"
+    return f"{kind}:{network.network_address}"
 
 
 def _bearer(context: Context) -> str:
