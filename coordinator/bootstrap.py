@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import structlog
 from sqlalchemy.orm import Session
 
 from coordinator.api.admin import AdminServicer, Inviting
@@ -54,6 +55,8 @@ from hansa.v1.enrolment_service_pb2_grpc import add_EnrolmentServiceServicer_to_
 from hansa.v1.job_service_pb2_grpc import add_JobServiceServicer_to_server
 from hansa.v1.node_service_pb2_grpc import add_NodeServiceServicer_to_server
 from hansa.v1.trust_service_pb2_grpc import add_TrustServiceServicer_to_server
+
+_log = structlog.get_logger(__name__)
 
 _REQUESTS_KEPT: Final = timedelta(days=7)
 _HOUSEKEEPING_SECONDS: Final = 3600.0
@@ -129,12 +132,15 @@ async def run_coordinator(foundation: Foundation, stop: asyncio.Event) -> None:
     desk = Desk(foundation.database, foundation.clock, command_bytes)
     sessions = Sessions(desk, partial(secrets.token_bytes, _NONCE_BYTES), keeper=foundation.keeper)
     await sessions.begin()
-    async with serving(_listeners(foundation, sessions)):
+    async with serving(_listeners(foundation, sessions), foundation.config.grace) as servers:
         try:
             await run_all(_loops(foundation, desk), stop)
         finally:
-            # Before the servers stop: a session's end must still reach its node.
-            await sessions.close()
+            _log.info("stopping")
+            # Nothing new comes, calls end, and what has no end of its own is ended meanwhile:
+            # watchers and nodes are to hear of it, and come again.
+            desk.bells.close()
+            await asyncio.gather(servers.stop(), sessions.close())
     await desk.settled()
 
 
@@ -195,6 +201,7 @@ def _nodes(base: Foundation, sessions: Sessions, rates: RateLimiter) -> Listener
             partial(add_NodeServiceServicer_to_server, NodeServicer(sessions, base.issuer)),
             partial(add_TrustServiceServicer_to_server, TrustServicer(Calls(base.database, base.clock))),
         ],
+        lasting=True,
     )
 
 

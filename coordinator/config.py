@@ -69,6 +69,11 @@ class Config(BaseModel):
         return timedelta(hours=self.node_certificate_hours)
 
     @property
+    def grace(self) -> timedelta:
+        """How long open calls may still take once the coordinator stops; the rest is for the store."""
+        return timedelta(seconds=self.stop_seconds) * 2 / 3
+
+    @property
     def quotas(self) -> Quotas:
         """How much may be open at a time."""
         return Quotas(

@@ -27,6 +27,7 @@ _OTHERS: Final = 0o077
 _FOLDERS: Final = ("keys", "trust", "analyses", "broker", "datasets", "runs", "logs")
 _ENDPOINT: Final = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}:[0-9]{1,5}")
 _MAX_SLOTS: Final = 64
+_MAX_STOP_SECONDS: Final = 3600
 # In the folder ``trust``: the root metadata that the invitation named.
 PINNED_ROOT: Final = "root.json"
 
@@ -214,9 +215,13 @@ class LocalSettings:
     slots: int = 2
     # The node's own broker by URL; absent: the agent owns a redis-server.
     broker_url: str | None = None
+    # How long a stop of the agent may take before the process ends in any case.
+    stop_seconds: int = 30
 
     def __post_init__(self) -> None:
-        if not _is_slots(self.slots):
+        if not _is_count(self.stop_seconds, _MAX_STOP_SECONDS):
+            raise _invalid("stop_seconds", f"must be 1 to {_MAX_STOP_SECONDS}")
+        if not _is_count(self.slots, _MAX_SLOTS):
             raise _invalid("slots", f"must be 1 to {_MAX_SLOTS}")
         if self.broker_url is not None and not _is_broker(self.broker_url):
             raise _invalid("broker_url", "must be an amqp, amqps, redis, rediss or redis+socket URL")
@@ -239,8 +244,8 @@ class AgentConfig(LocalSettings):
                 raise _invalid(name, "is not valid")
 
 
-def _is_slots(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_SLOTS
+def _is_count(value: object, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
 def _is_broker(url: object) -> bool:

@@ -91,6 +91,11 @@ class Boundary(grpc.aio.ServerInterceptor):
         self._crowd = crowd or Crowd()
         self._slots = Slots()
 
+    @property
+    def most_calls(self) -> int:
+        """How many calls may be under way."""
+        return self._crowd.calls
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],

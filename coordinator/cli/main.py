@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -31,7 +32,7 @@ from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import PERSON_NAME
 from hansa.runtime.clock import utc_now
 from hansa.runtime.logging import set_up_logging
-from hansa.runtime.supervisor import stop_on_signals
+from hansa.runtime.stopping import stop_on_signals
 from hansa.trust.files import read_files
 
 _log = structlog.get_logger(__name__)
@@ -110,7 +111,10 @@ def init(
 @main.command()
 @click.argument("state_dir", type=_STATE_DIR)
 def serve(state_dir: Path) -> None:
-    """Serve the coordinator in STATE_DIR until SIGTERM or SIGINT. Logs are JSON on stderr."""
+    """Serve the coordinator in STATE_DIR until SIGTERM or SIGINT. Logs are JSON on stderr.
+
+    A stop takes at most `stop_seconds` of the settings; a second signal ends at once.
+    """
     set_up_logging("coordinator")
     # It tells each step of a check that we make ourselves.
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -118,7 +122,8 @@ def serve(state_dir: Path) -> None:
 
 
 async def _serve(state_dir: Path) -> None:
-    stop = stop_on_signals()
+    config = load_config(state_dir)
+    stop = stop_on_signals("coordinator", timedelta(seconds=config.stop_seconds))
     foundation = await asyncio.to_thread(open_foundation, state_dir, utc_now)
     try:
         await run_coordinator(foundation, stop)
