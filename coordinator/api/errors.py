@@ -29,14 +29,24 @@ def status_of(error: HansaError) -> status_pb2.Status:
     return status
 
 
-async def fail(context: grpc.aio.ServicerContext[Any, Any], error: Exception, *, method: str, caller: str) -> NoReturn:
+async def fail(
+    context: grpc.aio.ServicerContext[Any, Any], error: Exception, *, method: str, caller: str, log: bool = True
+) -> NoReturn:
     """End the call with the status that belongs to ``error``; nothing else may leak.
+
+    Args:
+        context: the call's.
+        error: a refusal, or a crash.
+        method: which method was called.
+        caller: who called.
+        log: whether a refusal is told in our log; a crash always is.
 
     Raises:
         grpc.aio.AbortError: always; gRPC's own way to end a call.
     """
     if isinstance(error, HansaError):
-        _log.info("call_refused", method=method, caller=caller, reason=error.reason.value, detail=str(error))
+        tell = _log.info if log else _log.debug
+        tell("call_refused", method=method, caller=caller, reason=error.reason.value, detail=str(error))
         refusal = error
     else:
         _log.error("call_crashed", method=method, caller=caller, exc_info=error)

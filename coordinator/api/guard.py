@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -51,7 +52,7 @@ class Guard:
         Raises:
             HansaError: ``UNAUTHENTICATED``, ``CERTIFICATE_REFUSED`` or what
                 the node's state says; ``PERMISSION_DENIED``, the method takes
-                other roles or has no row in the policy; ``RATE_LIMITED``.
+                other roles or has no row in the policy.
         """
         policy = METHOD_POLICY.get(method)
         if policy is None:
@@ -64,9 +65,16 @@ class Guard:
         # Whose the thing is that the call is about, the method finds out.
         if not is_allowed(caller.roles, policy.rule, Ownership.OPEN):
             raise HansaError(Reason.PERMISSION_DENIED)
+        return caller, policy
+
+    def count(self, caller: Caller, method: str, policy: MethodPolicy) -> None:
+        """Count an admitted call.
+
+        Raises:
+            HansaError: ``RATE_LIMITED``; the caller makes too many.
+        """
         self._rates.check(caller.subject, method, per_minute=policy.per_minute)
         self._rates.check(caller.subject, _ANY_METHOD, per_minute=ALL_PER_MINUTE)
-        return caller, policy
 
 
 def people_authenticator(database: Database, federation: str, clock: Clock) -> Authenticator:
@@ -106,6 +114,15 @@ def node_authenticator(database: Database, federation: str, clock: Clock) -> Aut
 async def guest(context: Context) -> Caller:
     """Recognise somebody by nothing but the network address."""
     return Caller(Kind.GUEST, address_of(context.peer()), frozenset({Outsider.GUEST}))
+
+
+def claim_of(context: Context) -> str:
+    """Return whom a caller claims to be, which proves nothing yet; empty where it cannot be true."""
+    try:
+        return claimed_name(_bearer(context))
+    except HansaError:
+        shown = list(context.auth_context().get("x509_pem_cert", ()))
+        return hashlib.sha256(shown[0]).hexdigest() if shown else ""
 
 
 def address_of(peer: str) -> str:

@@ -8,6 +8,7 @@ answer them with the text of a Python exception.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -19,15 +20,17 @@ from google.protobuf import descriptor_pool, message_factory
 
 from coordinator.api.caller import set_caller
 from coordinator.api.errors import fail
-from coordinator.api.guard import Context, Guard, address_of
+from coordinator.api.guard import Context, Guard, address_of, claim_of
 from coordinator.api.method_policy import MethodPolicy
-from coordinator.api.rates import Slots
+from coordinator.api.rates import RateLimiter, Slots
 from hansa.contract.errors import HansaError, Reason
 from hansa.runtime.reading import read_message
 
 # Generic in the stubs only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _NOBODY: Final = "-"
+# Refusals of one caller's calls to one method that are written into the log.
+_TOLD_PER_MINUTE: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +65,15 @@ class Crowd:
 
     Attributes:
         calls: in all.
-        strangers: of one address, before it is known who calls.
+        of_address: from one address, while it is not known who calls.
+        of_claim: of those, by who claims to be the same one. Many people may
+            share an address, and must not share the fate of one of them.
         of_one: of one caller, to all methods together.
     """
 
     calls: int = 1000
-    strangers: int = 200
+    of_address: int = 500
+    of_claim: int = 48
     of_one: int = 96
 
 
@@ -90,6 +96,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         self._patience = patience or Patience()
         self._crowd = crowd or Crowd()
         self._slots = Slots()
+        self._told = RateLimiter(time.monotonic)
 
     @property
     def most_calls(self) -> int:
@@ -116,17 +123,24 @@ class Boundary(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # the boundary: nothing may leak past it
-                await fail(context, error, method=method, caller=call.caller)
+                # A flood must not fill the disk with the news of itself.
+                log = self._told.take(call.caller, method, per_minute=_TOLD_PER_MINUTE) == 0
+                await fail(context, error, method=method, caller=call.caller, log=log)
 
         wrapped: Handler = grpc.stream_stream_rpc_method_handler(behave)
         return wrapped
 
     async def _serve(self, call: _Call) -> None:
-        with self._slots.taking(address_of(call.context.peer()), most=self._crowd.strangers):
+        address = address_of(call.context.peer())
+        with (
+            self._slots.taking(address, most=self._crowd.of_address),
+            self._slots.taking(address, claim_of(call.context), most=self._crowd.of_claim),
+        ):
             admitting = self._guard.admit(call.method, call.context)
             known, policy = await _in_time(admitting, self._patience.admission.total_seconds())
         caller = call.caller = known.subject
         set_caller(known)
+        self._guard.count(known, call.method, policy)
         requests = _each(call.raw, _parser(call.method, call.handler, policy))
         with (
             self._slots.taking(caller, most=self._crowd.of_one),

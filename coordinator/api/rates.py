@@ -28,6 +28,12 @@ class RateLimiter:
             HansaError: ``RATE_LIMITED``, with the time when there is a token
                 again; the bucket is empty.
         """
+        missing = self.take(subject, method, per_minute=per_minute)
+        if missing > 0:
+            raise HansaError(Reason.RATE_LIMITED, retry_seconds=missing)
+
+    def take(self, subject: str, method: str, *, per_minute: int) -> float:
+        """Take one token and return 0, or return the seconds until there is one."""
         now = self._monotonic()
         left, then = self._buckets.pop((subject, method), (float(per_minute), now))
         left = min(per_minute, left + (now - then) * per_minute / _SECONDS)
@@ -35,8 +41,7 @@ class RateLimiter:
         self._buckets[subject, method] = (left - taken, now)
         if len(self._buckets) > _MOST_BUCKETS:
             self._buckets.popitem(last=False)
-        if not taken:
-            raise HansaError(Reason.RATE_LIMITED, retry_seconds=(1 - left) * _SECONDS / per_minute)
+        return 0.0 if taken else (1 - left) * _SECONDS / per_minute
 
 
 class Slots:

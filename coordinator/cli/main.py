@@ -18,6 +18,7 @@ import click
 import structlog
 
 from coordinator.bootstrap import open_foundation, run_coordinator
+from coordinator.cli.operation import drain, status
 from coordinator.config import SERVER_CA_FILE, Config, load_config, make_config
 from coordinator.doctor import FAILED, examine
 from coordinator.founding import Founding, check_free, found
@@ -60,6 +61,10 @@ class _Commands(click.Group):
 @click.version_option(package_name="hansa")
 def main() -> None:
     """Begin, serve and migrate the coordinator of a federation."""
+
+
+main.add_command(drain)
+main.add_command(status)
 
 
 @main.command()
