@@ -37,6 +37,7 @@ from coordinator.services.evidence import LogEvidence
 from coordinator.services.log_evidence import log_evidence
 from coordinator.services.proposals import expire_proposals
 from coordinator.services.sessions import Sessions
+from coordinator.services.submission import Intake
 from coordinator.services.trust import keep_fresh, state_in_force
 from coordinator.services.witnessing import LogKeeper
 from coordinator.store.database import Database
@@ -46,6 +47,7 @@ from coordinator.store.schema import is_current
 from coordinator.trust_keys import TrustKeys, load_trust_keys
 from hansa.contract.errors import HansaError, Reason
 from hansa.runtime.clock import Clock
+from hansa.runtime.drain import DrainFile
 from hansa.runtime.space import Space
 from hansa.runtime.supervisor import run_all
 from hansa.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
@@ -74,6 +76,12 @@ class Foundation:
     database: Database
     clock: Clock
     space: Space
+    drain: DrainFile
+
+    @property
+    def intake(self) -> Intake:
+        """Which new jobs are taken."""
+        return Intake(self.config.quotas, self.drain.is_set, lambda: self.space.short)
 
     @property
     def issuer(self) -> Issuer:
@@ -105,7 +113,7 @@ def open_foundation(state_dir: Path, clock: Clock) -> Foundation:
     except BaseException:
         database.close()
         raise
-    return Foundation(config, keys, trust_keys, database, clock, space)
+    return Foundation(config, keys, trust_keys, database, clock, space, DrainFile(state_dir))
 
 
 def _check_store(database: Database, config: Config, state_dir: Path) -> None:
@@ -130,12 +138,15 @@ async def run_coordinator(foundation: Foundation, stop: asyncio.Event) -> None:
     desk = Desk(foundation.database, foundation.clock, command_bytes)
     sessions = Sessions(desk, partial(secrets.token_bytes, _NONCE_BYTES), keeper=foundation.keeper)
     await sessions.begin()
-    async with serving(_listeners(foundation, sessions)):
+    async with serving(_listeners(foundation, sessions), foundation.config.grace) as servers:
         try:
             await run_all(_loops(foundation, desk), stop)
         finally:
-            # Before the servers stop: a session's end must still reach its node.
-            await sessions.close()
+            _log.info("stopping")
+            # Nothing new comes, calls end, and what has no end of its own is ended meanwhile:
+            # watchers and nodes are to hear of it, and come again.
+            desk.bells.close()
+            await asyncio.gather(servers.stop(), sessions.close())
     await desk.settled()
 
 
@@ -156,7 +167,7 @@ def _people(base: Foundation, sessions: Sessions, rates: RateLimiter) -> Listene
         server_credentials(base.keys),
         Boundary(Guard(dict.fromkeys(PEOPLE, person), rates)),
         [
-            partial(add_JobServiceServicer_to_server, JobServicer(sessions.desk, _logs(base.keeper), base.space)),
+            partial(add_JobServiceServicer_to_server, JobServicer(sessions.desk, _logs(base.keeper), base.intake)),
             partial(add_CatalogueServiceServicer_to_server, CatalogueServicer(calls, base.clock)),
             partial(add_TrustServiceServicer_to_server, TrustServicer(calls)),
             partial(
@@ -196,6 +207,7 @@ def _nodes(base: Foundation, sessions: Sessions, rates: RateLimiter) -> Listener
             partial(add_NodeServiceServicer_to_server, NodeServicer(sessions, base.issuer)),
             partial(add_TrustServiceServicer_to_server, TrustServicer(Calls(base.database, base.clock))),
         ],
+        lasting=True,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from sqlalchemy.engine import make_url
 
+from coordinator.domain.quotas import Quotas
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import FEDERATION_NAME
 from hansa.contract.margins import MIB, Margins
@@ -21,6 +22,7 @@ SERVER_CA_FILE: Final = "server-ca.pem"
 _DATABASE_FILE: Final = "coordinator.db"
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+Most = Annotated[int, Field(ge=1, le=1_000_000)]
 _HOST: Final = r"^[A-Za-z0-9.:-]{1,253}$"
 Host = Annotated[str, Field(pattern=_HOST)]
 
@@ -45,6 +47,13 @@ class Config(BaseModel):
     # MiB of the disk that are held back for what must be written on a full one, and what must be free for new work.
     reserve_mib: int = Field(default=64, ge=1, le=1 << 20)
     free_mib: int = Field(default=128, ge=1, le=1 << 20)
+    # How much may be open at a time: see Quotas.
+    max_open_jobs: Most = 20_000
+    max_open_jobs_per_researcher: Most = 2_000
+    max_open_jobs_per_project: Most = 5_000
+    max_commands_per_node: Most = 10_000
+    # How long a stop may take before the process ends in any case.
+    stop_seconds: int = Field(default=30, ge=1, le=3600)
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Config:
@@ -64,6 +73,21 @@ class Config(BaseModel):
     def node_certificate_life(self) -> timedelta:
         """How long a node's certificate is valid."""
         return timedelta(hours=self.node_certificate_hours)
+
+    @property
+    def grace(self) -> timedelta:
+        """How long open calls may still take once the coordinator stops; the rest is for the store."""
+        return timedelta(seconds=self.stop_seconds) * 2 / 3
+
+    @property
+    def quotas(self) -> Quotas:
+        """How much may be open at a time."""
+        return Quotas(
+            jobs=self.max_open_jobs,
+            jobs_of_researcher=self.max_open_jobs_per_researcher,
+            jobs_of_project=self.max_open_jobs_per_project,
+            commands_of_node=self.max_commands_per_node,
+        )
 
     @property
     def server_names(self) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from datetime import timedelta
 
 import grpc
 import structlog
@@ -18,25 +18,24 @@ import structlog
 from coordinator.api.interceptors import Boundary
 from coordinator.ca.files import Keys
 from hansa.contract.errors import HansaError, Reason
-from hansa.runtime.channels import SERVER_OPTIONS
+from hansa.runtime.channels import SERVER_OPTIONS, SHORT_CONNECTION_OPTIONS
 
 _log = structlog.get_logger(__name__)
-
-_GRACE_SECONDS: Final = 1.0
-_MOST_CALLS: Final = 1000
 
 AddServicer = Callable[[grpc.aio.Server], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """One port: where, how TLS is done, who is admitted, what is served."""
+    """One port: where, how TLS is done, who is admitted, what is served, and for how long."""
 
     name: str
     address: str
     credentials: grpc.ServerCredentials
     boundary: Boundary
     services: Sequence[AddServicer]
+    # Whether its connections stay for weeks; others end when they are old or idle.
+    lasting: bool = False
 
 
 def server_credentials(keys: Keys) -> grpc.ServerCredentials:
@@ -53,28 +52,43 @@ def mutual_credentials(keys: Keys) -> grpc.ServerCredentials:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """What serves; ``grace`` is how long open calls may still take once it stops."""
+
+    grace: timedelta
+    running: list[grpc.aio.Server] = field(default_factory=list)
+
+    async def stop(self) -> None:
+        """Take no new calls, and return once the open ones have ended. A repeat changes nothing."""
+        await asyncio.gather(*(server.stop(self.grace.total_seconds()) for server in self.running))
+
+
 @asynccontextmanager
-async def serving(listeners: Sequence[Listener]) -> AsyncIterator[None]:
+async def serving(listeners: Sequence[Listener], grace: timedelta) -> AsyncIterator[Servers]:
     """Serve all ``listeners`` or none.
 
     Raises:
         HansaError: ``CONFIG_INVALID``; an address cannot be bound.
     """
-    servers: list[grpc.aio.Server] = []
+    servers = Servers(grace)
     try:
         for listener in listeners:
-            servers.append(_bound(listener))  # noqa: PERF401 - those bound before a failure must be stopped
-        for server, listener in zip(servers, listeners, strict=True):
+            servers.running.append(_bound(listener))
+        for server, listener in zip(servers.running, listeners, strict=True):
             await server.start()
             _log.info("listening", listener=listener.name, address=listener.address)
-        yield
+        yield servers
     finally:
-        await asyncio.gather(*(server.stop(_GRACE_SECONDS) for server in servers))
+        await servers.stop()
 
 
 def _bound(listener: Listener) -> grpc.aio.Server:
     server = grpc.aio.server(
-        interceptors=[listener.boundary], options=list(SERVER_OPTIONS), maximum_concurrent_rpcs=_MOST_CALLS
+        interceptors=[listener.boundary],
+        options=[*SERVER_OPTIONS, *(() if listener.lasting else SHORT_CONNECTION_OPTIONS)],
+        # Only for what the boundary has not seen yet: its own refusals come earlier, and say more.
+        maximum_concurrent_rpcs=listener.boundary.most_calls * 4,
     )
     for add in listener.services:
         add(server)

@@ -7,6 +7,7 @@ import random
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -19,7 +20,8 @@ from hansa.contract.raw_keys import signing_key
 from hansa.runtime.clock import utc_now
 from hansa.runtime.logging import set_up_logging
 from hansa.runtime.space import Space
-from hansa.runtime.supervisor import run_all, stop_on_signals
+from hansa.runtime.stopping import stop_on_signals
+from hansa.runtime.supervisor import run_all
 from node_agent.airlock.gate import Airlock, Gate
 from node_agent.airlock.statements import Notary
 from node_agent.approval_records import approvals_of
@@ -82,7 +84,7 @@ def serve(state: StateFolder) -> int:
 
 
 async def _serve(state: StateFolder, config: AgentConfig, policy: PolicyBook, database: Database, space: Space) -> None:
-    stop = stop_on_signals()
+    stop = stop_on_signals("agent", timedelta(seconds=config.stop_seconds))
     await database.run(lambda session: found_store(session, str(uuid4())))
     async with AsyncExitStack() as stack:
         if config.broker_url is None:

@@ -29,6 +29,7 @@ _FOLDERS: Final = ("keys", "trust", "analyses", "broker", "datasets", "runs", "l
 _ENDPOINT: Final = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}:[0-9]{1,5}")
 _MAX_SLOTS: Final = 64
 _MAX_MIB: Final = 1 << 20
+_MAX_STOP_SECONDS: Final = 3600
 # In the folder ``trust``: the root metadata that the invitation named.
 PINNED_ROOT: Final = "root.json"
 
@@ -219,12 +220,16 @@ class LocalSettings:
     # MiB of the disk that are held back for what must be written on a full one, and what must be free for new work.
     reserve_mib: int = 64
     free_mib: int = 128
+    # How long a stop of the agent may take before the process ends in any case.
+    stop_seconds: int = 30
 
     def __post_init__(self) -> None:
-        if not _is_slots(self.slots):
+        if not _is_count(self.stop_seconds, _MAX_STOP_SECONDS):
+            raise _invalid("stop_seconds", f"must be 1 to {_MAX_STOP_SECONDS}")
+        if not _is_count(self.slots, _MAX_SLOTS):
             raise _invalid("slots", f"must be 1 to {_MAX_SLOTS}")
         for name in ("reserve_mib", "free_mib"):
-            if not _is_within(getattr(self, name), _MAX_MIB):
+            if not _is_count(getattr(self, name), _MAX_MIB):
                 raise _invalid(name, f"must be 1 to {_MAX_MIB}")
         if self.broker_url is not None and not _is_broker(self.broker_url):
             raise _invalid("broker_url", "must be an amqp, amqps, redis, rediss or redis+socket URL")
@@ -252,11 +257,7 @@ class AgentConfig(LocalSettings):
                 raise _invalid(name, "is not valid")
 
 
-def _is_slots(value: object) -> bool:
-    return _is_within(value, _MAX_SLOTS)
-
-
-def _is_within(value: object, most: int) -> bool:
+def _is_count(value: object, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import ipaddress
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
+from urllib.parse import unquote
 
 import grpc
 from sqlalchemy.orm import Session
@@ -23,7 +26,13 @@ from hansa.runtime.clock import Clock
 Context = grpc.aio.ServicerContext[Any, Any]
 Authenticator = Callable[[Context], Awaitable[Caller]]
 
+# Calls of one caller to all methods together.
+ALL_PER_MINUTE: Final = 6000
+
 _BEARER: Final = "Bearer "
+_ANY_METHOD: Final = "*"
+# A household or an attacker with IPv6 has this many bits of addresses for free.
+_IPV6_PREFIX: Final = 64
 
 
 class Guard:
@@ -43,7 +52,7 @@ class Guard:
         Raises:
             HansaError: ``UNAUTHENTICATED``, ``CERTIFICATE_REFUSED`` or what
                 the node's state says; ``PERMISSION_DENIED``, the method takes
-                other roles or has no row in the policy; ``RATE_LIMITED``.
+                other roles or has no row in the policy.
         """
         policy = METHOD_POLICY.get(method)
         if policy is None:
@@ -56,8 +65,16 @@ class Guard:
         # Whose the thing is that the call is about, the method finds out.
         if not is_allowed(caller.roles, policy.rule, Ownership.OPEN):
             raise HansaError(Reason.PERMISSION_DENIED)
-        self._rates.check(caller.subject, method, per_minute=policy.per_minute)
         return caller, policy
+
+    def count(self, caller: Caller, method: str, policy: MethodPolicy) -> None:
+        """Count an admitted call.
+
+        Raises:
+            HansaError: ``RATE_LIMITED``; the caller makes too many.
+        """
+        self._rates.check(caller.subject, method, per_minute=policy.per_minute)
+        self._rates.check(caller.subject, _ANY_METHOD, per_minute=ALL_PER_MINUTE)
 
 
 def people_authenticator(database: Database, federation: str, clock: Clock) -> Authenticator:
@@ -96,8 +113,29 @@ def node_authenticator(database: Database, federation: str, clock: Clock) -> Aut
 
 async def guest(context: Context) -> Caller:
     """Recognise somebody by nothing but the network address."""
-    kind, _, rest = context.peer().partition(":")
-    return Caller(Kind.GUEST, f"{kind}:{rest.rpartition(':')[0]}", frozenset({Outsider.GUEST}))
+    return Caller(Kind.GUEST, address_of(context.peer()), frozenset({Outsider.GUEST}))
+
+
+def claim_of(context: Context) -> str:
+    """Return whom a caller claims to be, which proves nothing yet; empty where it cannot be true."""
+    try:
+        return claimed_name(_bearer(context))
+    except HansaError:
+        shown = list(context.auth_context().get("x509_pem_cert", ()))
+        return hashlib.sha256(shown[0]).hexdigest() if shown else ""
+
+
+def address_of(peer: str) -> str:
+    """Return whom gRPC's name of a peer stands for: the address, of IPv6 the network, without the port."""
+    kind, _, rest = unquote(peer).partition(":")
+    host = rest.rpartition(":")[0]
+    if kind != "ipv6":
+        return f"{kind}:{host}"
+    try:
+        network = ipaddress.ip_network((host.strip("[]").partition("%")[0], _IPV6_PREFIX), strict=False)
+    except ValueError:
+        return f"{kind}:{host}"
+    return f"{kind}:{network.network_address}"
 
 
 def _bearer(context: Context) -> str:

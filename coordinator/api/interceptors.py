@@ -1,14 +1,14 @@
 """The outermost layer of every call: admission, parsing, and the one error boundary.
 
-It hands gRPC a handler of its own that takes raw bytes, so that refusals and
-unreadable messages go through ``errors.fail`` too; gRPC would answer them with
-the text of a Python exception.
+It hands gRPC a handler of its own that takes and gives raw bytes, so that
+refusals and unreadable messages go through ``errors.fail`` too; gRPC would
+answer them with the text of a Python exception.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -20,15 +20,17 @@ from google.protobuf import descriptor_pool, message_factory
 
 from coordinator.api.caller import set_caller
 from coordinator.api.errors import fail
-from coordinator.api.guard import Context, Guard
+from coordinator.api.guard import Context, Guard, address_of, claim_of
 from coordinator.api.method_policy import MethodPolicy
-from coordinator.api.rates import Slots
+from coordinator.api.rates import RateLimiter, Slots
 from hansa.contract.errors import HansaError, Reason
 from hansa.runtime.reading import read_message
 
 # Generic in the stubs only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _NOBODY: Final = "-"
+# Refusals of one caller's calls to one method that are written into the log.
+_TOLD_PER_MINUTE: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,15 @@ class Patience:
     """How long a call may take, whatever deadline its caller has set.
 
     Streams of answers have no end of their own: sessions and watches end by
-    their own rules.
+    their own rules. Whoever does not take an answer is cut off: after
+    ``reading``, and a second more for each ``slowest`` bytes of it.
     """
 
     unary: timedelta = timedelta(seconds=60)
     upload: timedelta = timedelta(minutes=10)
+    admission: timedelta = timedelta(seconds=20)
+    reading: timedelta = timedelta(seconds=30)
+    slowest: int = 64 << 10
 
     def of(self, handler: Handler) -> float | None:
         """Return the seconds that a call of this kind may take; None for no limit."""
@@ -48,19 +54,54 @@ class Patience:
             return None
         return (self.upload if handler.request_streaming else self.unary).total_seconds()
 
+    def of_answer(self, size: int) -> float:
+        """Return the seconds within which a message of ``size`` bytes has to be taken."""
+        return self.reading.total_seconds() + size / self.slowest
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """How many calls may be under way at one listener.
+
+    Attributes:
+        calls: in all.
+        of_address: from one address, while it is not known who calls.
+        of_claim: of those, by who claims to be the same one. Many people may
+            share an address, and must not share the fate of one of them.
+        of_one: of one caller, to all methods together.
+    """
+
+    calls: int = 1000
+    of_address: int = 500
+    of_claim: int = 48
+    of_one: int = 96
+
 
 class Boundary(grpc.aio.ServerInterceptor):
     """Wraps every method of a server; it is the server's only interceptor.
 
     Methods are coroutines or asynchronous generators that read requests from
     the iterator that they are given, not with ``context.read``.
+
+    To gRPC every method is one of streams, which is the same on the wire. So
+    nothing of a request is read before it is known who calls, reading and
+    writing have limits of time, and a call holds its slot until its answer
+    was taken: gRPC would wait without end for the one message of a request,
+    and would keep answers that nobody reads.
     """
 
-    def __init__(self, guard: Guard, patience: Patience | None = None) -> None:
-        """Take what admits calls, and how long they may take."""
+    def __init__(self, guard: Guard, patience: Patience | None = None, crowd: Crowd | None = None) -> None:
+        """Take what admits calls, how long they may take, and how many there may be."""
         self._guard = guard
         self._patience = patience or Patience()
+        self._crowd = crowd or Crowd()
         self._slots = Slots()
+        self._told = RateLimiter(time.monotonic)
+
+    @property
+    def most_calls(self) -> int:
+        """How many calls may be under way."""
+        return self._crowd.calls
 
     async def intercept_service(
         self,
@@ -74,46 +115,93 @@ class Boundary(grpc.aio.ServerInterceptor):
         return self._wrapped(str(handler_call_details.method), handler)
 
     def _wrapped(self, method: str, handler: Handler) -> Handler:
-        inner, make = _behaviour(handler)
-
-        async def behave(raw: Any, context: Context) -> Any:
-            caller = _NOBODY
+        async def behave(raw: AsyncIterator[bytes], context: Context) -> None:
+            call = _Call(method, handler, raw, context)
             try:
-                known, policy = await self._guard.admit(method, context)
-                caller = known.subject
-                set_caller(known)
-                parse = _parser(method, handler, policy)
-                with self._slots.taking(caller, method, most=policy.at_once):
-                    request = _each(raw, parse) if handler.request_streaming else parse(raw)
-                    return await _in_time(_call(inner, request, context), self._patience.of(handler))
+                with self._slots.taking(most=self._crowd.calls, reason=Reason.OVERLOADED):
+                    await self._serve(call)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # the boundary: nothing may leak past it
-                await fail(context, error, method=method, caller=caller)
+                # A flood must not fill the disk with the news of itself.
+                log = self._told.take(call.caller, method, per_minute=_TOLD_PER_MINUTE) == 0
+                await fail(context, error, method=method, caller=call.caller, log=log)
 
-        wrapped: Handler = make(behave, request_deserializer=None, response_serializer=handler.response_serializer)
+        wrapped: Handler = grpc.stream_stream_rpc_method_handler(behave)
         return wrapped
 
+    async def _serve(self, call: _Call) -> None:
+        address = address_of(call.context.peer())
+        with (
+            self._slots.taking(address, most=self._crowd.of_address),
+            self._slots.taking(address, claim_of(call.context), most=self._crowd.of_claim),
+        ):
+            admitting = self._guard.admit(call.method, call.context)
+            known, policy = await _in_time(admitting, self._patience.admission.total_seconds())
+        caller = call.caller = known.subject
+        set_caller(known)
+        self._guard.count(known, call.method, policy)
+        requests = _each(call.raw, _parser(call.method, call.handler, policy))
+        with (
+            self._slots.taking(caller, most=self._crowd.of_one),
+            self._slots.taking(caller, call.method, most=policy.at_once),
+        ):
+            if call.handler.response_streaming:
+                await self._stream(call, requests)
+            else:
+                answer = await _in_time(_answer(call, requests), self._patience.of(call.handler))
+                await self._write(call, answer)
 
-def _behaviour(handler: Handler) -> tuple[Any, Any]:
-    """Return the method's own function, and what makes a handler of its kind."""
-    kinds: dict[tuple[bool, bool], tuple[Any, Any]] = {
-        (False, False): (handler.unary_unary, grpc.unary_unary_rpc_method_handler),
-        (False, True): (handler.unary_stream, grpc.unary_stream_rpc_method_handler),
-        (True, False): (handler.stream_unary, grpc.stream_unary_rpc_method_handler),
-        (True, True): (handler.stream_stream, grpc.stream_stream_rpc_method_handler),
-    }
-    return kinds[handler.request_streaming, handler.response_streaming]
+    async def _stream(self, call: _Call, requests: AsyncIterator[Any]) -> None:
+        if call.handler.request_streaming:
+            answers = call.handler.stream_stream(requests, call.context)
+        else:
+            request = await _in_time(_only(requests), self._patience.unary.total_seconds())
+            answers = call.handler.unary_stream(request, call.context)
+        # Closed here and now when the call ends, not when the collector comes by.
+        async with aclosing(answers):
+            async for answer in answers:
+                await self._write(call, answer)
+
+    async def _write(self, call: _Call, answer: Any) -> None:
+        """Hand an answer to gRPC, which takes it once the peer has read nearly all that came before.
+
+        Raises:
+            HansaError: ``CALL_TOO_LONG``; the peer does not read.
+        """
+        serialise = call.handler.response_serializer
+        data = answer if serialise is None else serialise(answer)
+        try:
+            async with asyncio.timeout(self._patience.of_answer(len(data))):
+                await call.context.write(data)
+        except TimeoutError as error:
+            raise HansaError(Reason.CALL_TOO_LONG, "The answer was not read in time.") from error
 
 
-async def _call(inner: Any, request: Any, context: Context) -> Any:
-    if not inspect.isasyncgenfunction(inner):
-        return await inner(request, context)
-    # Closed here and now when the call ends, not when the collector comes by.
-    async with aclosing(inner(request, context)) as responses:
-        async for response in responses:
-            await context.write(response)
-    return None
+@dataclass(slots=True)
+class _Call:
+    """One call on its way through the boundary; ``caller`` is nobody until it is known who calls."""
+
+    method: str
+    # Its functions are a synchronous server's in the stubs.
+    handler: Any
+    raw: AsyncIterator[bytes]
+    context: Context
+    caller: str = _NOBODY
+
+
+async def _answer(call: _Call, requests: AsyncIterator[Any]) -> Any:
+    """Return the one answer of a method that has one."""
+    if call.handler.request_streaming:
+        return await call.handler.stream_unary(requests, call.context)
+    return await call.handler.unary_unary(await _only(requests), call.context)
+
+
+async def _only(requests: AsyncIterator[Any]) -> Any:
+    """Return the one request of a method that takes one."""
+    async for request in requests:
+        return request
+    raise HansaError(Reason.MALFORMED, "The request has no message.")
 
 
 async def _in_time(call: Awaitable[Any], seconds: float | None) -> Any:

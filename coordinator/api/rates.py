@@ -25,8 +25,15 @@ class RateLimiter:
         """Take one token.
 
         Raises:
-            HansaError: ``RATE_LIMITED``; the bucket is empty.
+            HansaError: ``RATE_LIMITED``, with the time when there is a token
+                again; the bucket is empty.
         """
+        missing = self.take(subject, method, per_minute=per_minute)
+        if missing > 0:
+            raise HansaError(Reason.RATE_LIMITED, retry_seconds=missing)
+
+    def take(self, subject: str, method: str, *, per_minute: int) -> float:
+        """Take one token and return 0, or return the seconds until there is one."""
         now = self._monotonic()
         left, then = self._buckets.pop((subject, method), (float(per_minute), now))
         left = min(per_minute, left + (now - then) * per_minute / _SECONDS)
@@ -34,27 +41,25 @@ class RateLimiter:
         self._buckets[subject, method] = (left - taken, now)
         if len(self._buckets) > _MOST_BUCKETS:
             self._buckets.popitem(last=False)
-        if not taken:
-            raise HansaError(Reason.RATE_LIMITED)
+        return 0.0 if taken else (1 - left) * _SECONDS / per_minute
 
 
 class Slots:
-    """Calls that are under way, by caller and method."""
+    """Calls that are under way, by place: of a whole listener, of an address, of a caller, of their method."""
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._taken: Counter[tuple[str, str]] = Counter()
+        self._taken: Counter[tuple[str, ...]] = Counter()
 
     @contextmanager
-    def taking(self, subject: str, method: str, *, most: int) -> Iterator[None]:
-        """Hold one slot of ``most`` while the body runs.
+    def taking(self, *place: str, most: int, reason: Reason = Reason.RATE_LIMITED) -> Iterator[None]:
+        """Hold one slot of ``most`` at ``place`` while the body runs.
 
         Raises:
-            HansaError: ``RATE_LIMITED``; all are taken.
+            HansaError: ``reason``; all are taken.
         """
-        place = (subject, method)
         if self._taken[place] >= most:
-            raise HansaError(Reason.RATE_LIMITED, "Too many calls at the same time; try again later.")
+            raise HansaError(reason, "Too many calls at the same time; try again later.")
         self._taken[place] += 1
         try:
             yield

@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -18,6 +19,7 @@ import structlog
 
 from coordinator.bootstrap import open_foundation, run_coordinator
 from coordinator.cli.backups import backup, restore
+from coordinator.cli.operation import drain, status
 from coordinator.config import SERVER_CA_FILE, Config, load_config, make_config
 from coordinator.doctor import FAILED, examine
 from coordinator.founding import Founding, check_free, found
@@ -32,7 +34,7 @@ from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import PERSON_NAME
 from hansa.runtime.clock import utc_now
 from hansa.runtime.logging import set_up_logging
-from hansa.runtime.supervisor import stop_on_signals
+from hansa.runtime.stopping import stop_on_signals
 from hansa.trust.files import read_files
 
 _log = structlog.get_logger(__name__)
@@ -64,6 +66,8 @@ def main() -> None:
 
 main.add_command(backup)
 main.add_command(restore)
+main.add_command(drain)
+main.add_command(status)
 
 
 @main.command()
@@ -115,7 +119,10 @@ def init(
 @main.command()
 @click.argument("state_dir", type=_STATE_DIR)
 def serve(state_dir: Path) -> None:
-    """Serve the coordinator in STATE_DIR until SIGTERM or SIGINT. Logs are JSON on stderr."""
+    """Serve the coordinator in STATE_DIR until SIGTERM or SIGINT. Logs are JSON on stderr.
+
+    A stop takes at most `stop_seconds` of the settings; a second signal ends at once.
+    """
     set_up_logging("coordinator")
     # It tells each step of a check that we make ourselves.
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -123,7 +130,8 @@ def serve(state_dir: Path) -> None:
 
 
 async def _serve(state_dir: Path) -> None:
-    stop = stop_on_signals()
+    config = load_config(state_dir)
+    stop = stop_on_signals("coordinator", timedelta(seconds=config.stop_seconds))
     foundation = await asyncio.to_thread(open_foundation, state_dir, utc_now)
     try:
         await run_coordinator(foundation, stop)

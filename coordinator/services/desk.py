@@ -69,6 +69,7 @@ class Doorbells:
         self._jobs: dict[str, set[asyncio.Event]] = {}
         self._nodes: dict[str, set[asyncio.Event]] = {}
         self._due: datetime | None = None
+        self.closed = False
         self.timer = asyncio.Event()
 
     def ring(self, changed: Changed) -> None:
@@ -80,6 +81,12 @@ class Doorbells:
         if changed.due is not None:
             self._due = earliest(self._due, changed.due)
             self.timer.set()
+
+    def close(self) -> None:
+        """Wake all watchers for the last time: the process is about to end."""
+        self.closed = True
+        for job_id in tuple(self._jobs):
+            _set_all(self._jobs, job_id)
 
     def take_due(self) -> datetime | None:
         """Return the first moment that became due since the last call, and forget it."""

@@ -119,7 +119,7 @@ def job_result(session: Session, job_id: str, asker: Asker, turn: Turn) -> JobRe
 
 
 async def watch_job(desk: Desk, job_id: str, asker: Asker) -> AsyncGenerator[JobView, None]:
-    """Yield the job at once and after each change, until it has ended.
+    """Yield the job at once and after each change, until it has ended, or the process is about to.
 
     Changes that come faster than they are taken are told as one.
 
@@ -129,7 +129,7 @@ async def watch_job(desk: Desk, job_id: str, asker: Asker) -> AsyncGenerator[Job
     """
     with desk.bells.of_job(job_id) as bell:
         shown: JobView | None = None
-        while shown is None or shown.job.state not in JOB_TERMINAL:
+        while not desk.bells.closed and (shown is None or shown.job.state not in JOB_TERMINAL):
             # Before the look, so that no change falls between look and wait.
             bell.clear()
             turn = desk.turn()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
 import structlog
 from sqlalchemy.orm import Session
 
 from coordinator.domain.frames import Offer
+from coordinator.domain.quotas import Load, Quotas, check_room
 from coordinator.domain.records import Contact, JobRecord, RunRecord
 from coordinator.domain.routing import check_project, check_request, check_route
 from coordinator.services.catalogue import find_analysis
@@ -32,14 +36,34 @@ _log = structlog.get_logger(__name__)
 _FIRST_ROUND = 1
 
 
-def submit_job(session: Session, *, signed: Signed, caller: str, turn: Turn) -> tuple[JobRecord, Changed]:
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Whether new jobs are taken at all, and how many may be open.
+
+    ``short`` returns why the store's disk has no room for more; empty if it has.
+    """
+
+    quotas: Quotas = field(default_factory=Quotas)
+    draining: Callable[[], bool] = _never
+    short: Callable[[], str] = str
+
+
+def submit_job(
+    session: Session, *, signed: Signed, caller: str, turn: Turn, intake: Intake = Intake()
+) -> tuple[JobRecord, Changed]:
     """Store the job with its runs and offers; the same bytes again change nothing.
 
-    A repeat is answered whatever the time: its answer may have been lost.
+    A repeat is answered whatever the time, and however much there is to do:
+    its answer may have been lost.
 
     Raises:
-        HansaError: ``ENVELOPE_INVALID``, ``IDEMPOTENCY_MISMATCH``, or what is
-            wrong with the request.
+        HansaError: ``ENVELOPE_INVALID``, ``IDEMPOTENCY_MISMATCH``,
+            ``COORDINATOR_DRAINING``, ``STORE_FULL``, ``QUOTA_EXCEEDED``, ``OVERLOADED``, or
+            what is wrong with the request.
     """
     spec = _verified(session, signed, caller)
     jobs = JobRepository(session)
@@ -49,8 +73,15 @@ def submit_job(session: Session, *, signed: Signed, caller: str, turn: Turn) -> 
         if known != envelope_digest:
             raise HansaError(Reason.IDEMPOTENCY_MISMATCH, field="job_id")
         return jobs.get(spec.job_id), Changed()
+    if intake.draining():
+        raise HansaError(Reason.COORDINATOR_DRAINING)
+    if short := intake.short():
+        # Before anything is promised: the room that is left is for the work that was accepted.
+        raise HansaError(Reason.STORE_FULL, log=short)
     _check(session, spec, turn)
-    jobs.add(NewJob(record=_record(spec, turn), envelope=signed, envelope_digest=envelope_digest))
+    # Last: who is told to come again later is not refused for another reason then.
+    check_room(intake.quotas, _load(session, spec))
+    jobs.add(NewJob(record=_record(spec, turn), project=spec.project, envelope=signed, envelope_digest=envelope_digest))
     _offer(session, spec, signed, turn)
     AuditRepository(session).append(
         at=turn.now,
@@ -88,6 +119,17 @@ def _check(session: Session, spec: JobSpec, turn: Turn) -> None:
     check_request(spec, read_manifest(analysis.manifest), analysis.digest)
     nodes = SessionRepository(session)
     check_route(spec, nodes.states(spec.nodes), nodes.holdings(spec.nodes))
+
+
+def _load(session: Session, spec: JobSpec) -> Load:
+    count = JobRepository(session).count_open(submitter=spec.submitter, project=spec.project)
+    commands = CommandRepository(session)
+    return Load(
+        jobs=count.all,
+        jobs_of_researcher=count.of_submitter,
+        jobs_of_project=count.of_project,
+        waiting={node: commands.waiting(node) for node in spec.nodes},
+    )
 
 
 def _record(spec: JobSpec, turn: Turn) -> JobRecord:

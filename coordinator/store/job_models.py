@@ -28,6 +28,8 @@ class JobRow(Base):
 
     job_id: Mapped[str] = mapped_column(String(36), primary_key=True)
     submitter: Mapped[str] = mapped_column(String(64))
+    # None where a job had ended before projects were counted.
+    project: Mapped[str | None] = mapped_column(String(64))
     payload_type: Mapped[str] = mapped_column(String(64))
     payload: Mapped[bytes] = mapped_column(LargeBinary)
     key_id: Mapped[str] = mapped_column(String(64))
@@ -50,6 +52,8 @@ class JobRow(Base):
         Index("ix_jobs_submitter_submitted_at", "submitter", "submitted_at"),
         Index("ix_jobs_submitted_at", "submitted_at"),
         Index("ix_jobs_state_not_after", "state", "not_after"),
+        # Holds all that counting the open ones needs.
+        Index("ix_jobs_state_submitter_project", "state", "submitter", "project"),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Row, bindparam, func, insert, select, tuple_, update
+from sqlalchemy import Row, bindparam, case, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from coordinator.domain.records import Contact, JobRecord, RunRecord
@@ -18,6 +18,7 @@ from hansa.contract.states import JOB_TERMINAL, RUN_TERMINAL, JobState, RunState
 
 _ENDED: Final = sorted(JOB_TERMINAL)
 _RUN_ENDED: Final = sorted(RUN_TERMINAL)
+_OPEN: Final = sorted(set(JobState) - JOB_TERMINAL)
 
 _JOB: Final = select(
     JOBS.c.job_id,
@@ -76,6 +77,12 @@ _UPLOAD: Final = (
     )
     .where(RUNS.c.run_id == bindparam("run_id"))
 )
+# By name, not by exclusion: what has ended, which is nearly everything, is not even looked at.
+_COUNT_OPEN: Final = select(
+    func.count().label("jobs"),
+    func.sum(case((JOBS.c.submitter == bindparam("submitter"), 1), else_=0)).label("of_submitter"),
+    func.sum(case((JOBS.c.project == bindparam("project"), 1), else_=0)).label("of_project"),
+).where(JOBS.c.state.in_(_OPEN))
 _CHANGE_RUN: Final = (
     update(RUNS)
     # No NOT IN: it cannot be executed for many rows at once.
@@ -95,6 +102,7 @@ class NewJob:
     """A job about to be stored, with the digest of its whole envelope."""
 
     record: JobRecord
+    project: str
     envelope: Signed
     envelope_digest: str
 
@@ -115,6 +123,15 @@ class Awaited:
     stored: bytes | None
     analysis_digest: str
     payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OpenJobs:
+    """How many jobs have not ended: in all, of one submitter, of one project."""
+
+    all: int
+    of_submitter: int
+    of_project: int
 
 
 class JobRepository:
@@ -238,6 +255,11 @@ class JobRepository:
         )
         return sorted(self._connection.scalars(query))
 
+    def count_open(self, *, submitter: str, project: str) -> OpenJobs:
+        """Return how many jobs have not ended: in all, of ``submitter``, and of ``project``."""
+        row = self._connection.execute(_COUNT_OPEN, {"submitter": submitter, "project": project}).one()
+        return OpenJobs(row.jobs, row.of_submitter or 0, row.of_project or 0)
+
     def open_jobs(self) -> list[str]:
         """Return the ids of all jobs that have not ended."""
         return sorted(self._connection.scalars(select(JOBS.c.job_id).where(JOBS.c.state.not_in(_ENDED))))
@@ -270,6 +292,7 @@ def _job_values(job: NewJob) -> Mapping[str, object]:
     return {
         "job_id": record.job_id,
         "submitter": record.submitter,
+        "project": job.project,
         "payload_type": envelope.payload_type,
         "payload": envelope.payload,
         "key_id": envelope.key_id,

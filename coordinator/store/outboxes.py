@@ -30,6 +30,13 @@ _PENDING: Final = (
     .order_by(COMMANDS.c.seq)
     .limit(bindparam("most"))
 )
+# Entries are acknowledged in order: only those that wait lie between this one and the head.
+_LAST_ACKED: Final = (
+    select(COMMANDS.c.seq)
+    .where(COMMANDS.c.node == bindparam("node"), COMMANDS.c.acked.is_(True))
+    .order_by(COMMANDS.c.seq.desc())
+    .limit(1)
+)
 _ACKNOWLEDGE: Final = (
     update(COMMANDS)
     .where(COMMANDS.c.node == bindparam("of_node"), COMMANDS.c.seq <= bindparam("upto"), COMMANDS.c.acked.is_(False))
@@ -84,6 +91,11 @@ class CommandRepository:
         """Return up to ``limit`` entries that come after number ``after``, in order."""
         rows = self._connection.execute(_PENDING, {"node": node, "after": after, "most": limit})
         return [StoredCommand(row.seq, row.prev_hash, row.body) for row in rows]
+
+    def waiting(self, node: str) -> int:
+        """Return how many entries the node has not acknowledged."""
+        acked: int | None = self._connection.scalar(_LAST_ACKED, {"node": node})
+        return self.head(node).seq - (acked or 0)
 
     def acknowledge(self, node: str, upto_seq: int, now: datetime) -> None:
         """Mark the entries up to ``upto_seq`` as applied by the node."""

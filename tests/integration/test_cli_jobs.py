@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hansa.contract.errors import HansaError, Reason
 from hansa.contract.job import check_window
 from hansa.contract.raw_keys import key_text
 from hansa.runtime.clock import utc_now
@@ -65,6 +66,28 @@ def test_a_submission_whose_answer_is_lost_is_sent_again_byte_for_byte(double: t
     assert len(script.specs) == 3
     assert len({spec.to_bytes() for spec in script.specs}) == 1
     assert len(script.jobs) == 1
+
+
+def test_who_is_told_to_come_again_comes_again_with_the_same_job_and_says_what_it_waits_for(
+    double: tuple[Script, Path],
+) -> None:
+    script, profile = double
+    script.refuse_submissions = [HansaError(Reason.QUOTA_EXCEEDED, "You have 9 open jobs.", retry_seconds=1.2)]
+    done = hansa(*ASK, profile=profile)
+    assert done.code == 0
+    assert len({spec.to_bytes() for spec in script.specs}) == 1
+    assert len(script.specs) == 2
+    assert done.err.startswith("QUOTA_EXCEEDED: You have 9 open jobs. Trying again in ")
+
+
+@pytest.mark.parametrize("seconds", [3600.0, 1e9])
+def test_a_wait_that_would_be_too_long_is_none_and_has_an_exit_code_of_its_own(
+    double: tuple[Script, Path], seconds: float
+) -> None:
+    script, profile = double
+    script.refuse_submissions = [HansaError(Reason.COORDINATOR_DRAINING, retry_seconds=seconds)]
+    done = hansa(*ASK, "--output", "json", profile=profile)
+    assert (done.code, done.reason, len(script.specs)) == (6, "COORDINATOR_DRAINING", 1)
 
 
 @pytest.mark.parametrize(

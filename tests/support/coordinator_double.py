@@ -67,6 +67,8 @@ class Script:
     result: bytes = b""
     watched: list[list[types_pb2.Job | None]] = field(default_factory=list)
     lose_submissions: int = 0
+    # What the next submissions are refused with, before they are stored.
+    refuse_submissions: list[HansaError] = field(default_factory=list)
     # The job that a submission is answered with; the submitted one if empty.
     answers_as: str = ""
     jobs: dict[str, types_pb2.Job] = field(default_factory=dict)
@@ -247,6 +249,8 @@ class Jobs(_Double, job_service_pb2_grpc.JobServiceServicer):
         envelope.verify(signed, payload_type=envelope.JOB_TYPE, key=self.script.person_key)
         spec = parse_job(request.job.payload)
         self.script.specs.append(spec)
+        if self.script.refuse_submissions:
+            await refuse(context, self.script.refuse_submissions.pop(0))
         self.script.jobs.setdefault(spec.job_id, JOB(job_id=spec.job_id, state=JOB.PENDING, quorum=spec.quorum))
         if self.script.lose_submissions:
             self.script.lose_submissions -= 1

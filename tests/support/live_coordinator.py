@@ -90,6 +90,7 @@ class LiveCoordinator:
     foundation: Foundation
     clock: ShiftedClock
     trust: TrustWorld
+    stop: asyncio.Event
     channels: list[grpc.aio.Channel] = field(default_factory=list)
 
     @property
@@ -228,7 +229,7 @@ async def live_coordinator(state_dir: Path, database: str = "") -> AsyncIterator
     foundation = open_foundation(state_dir, clock)
     stop = asyncio.Event()
     server = asyncio.create_task(run_coordinator(foundation, stop))
-    live = LiveCoordinator(foundation, clock, trust)
+    live = LiveCoordinator(foundation, clock, trust, stop)
     try:
         async with asyncio.timeout(CALL_SECONDS):
             await live.channel("people").channel_ready()

@@ -16,6 +16,8 @@ def test_an_error_is_wrong_usage_before_any_contact_and_a_refusal_after(reason: 
     error = HansaError(reason)
     # Evidence that does not hold is an answer, found without any contact.
     always = {Reason.COORDINATOR_UNREACHABLE: 3, Reason.EVIDENCE_INVALID: failures.NOT_PROVEN}.get(reason)
+    if error.retry_seconds:
+        always = failures.COME_AGAIN
     assert failures.of_error(error, contacted=False) == (always or 2)
     assert failures.of_error(error, contacted=True) == (always or 1)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from coordinator.api.guard import address_of
 from coordinator.api.method_policy import METHOD_POLICY
-from coordinator.api.rates import RateLimiter
+from coordinator.api.rates import RateLimiter, Slots
 from coordinator.domain.authorisation import OPERATORS, OVERSEERS, Outsider, Ownership, is_allowed
 from hansa.contract.directory import Role
 from hansa.contract.errors import HansaError, Reason
@@ -102,6 +103,41 @@ def test_a_caller_who_calls_too_often_is_refused_and_later_served_again() -> Non
     rates.check("a", "m", per_minute=6)
     with pytest.raises(HansaError):
         rates.check("a", "m", per_minute=6)
+
+
+def test_a_refusal_says_when_there_is_a_token_again() -> None:
+    ticks = Ticks()
+    rates = RateLimiter(ticks)
+    rates.check("a", "m", per_minute=1)
+    with pytest.raises(HansaError) as caught:
+        rates.check("a", "m", per_minute=1)
+    ticks.now += caught.value.retry_seconds
+    rates.check("a", "m", per_minute=1)
+
+
+def test_slots_are_given_back_and_one_place_takes_none_of_another() -> None:
+    slots = Slots()
+    with slots.taking("a", most=1), slots.taking("b", most=1):
+        with pytest.raises(HansaError) as caught, slots.taking("a", most=1, reason=Reason.OVERLOADED):
+            pass
+        assert caught.value.reason is Reason.OVERLOADED
+        assert caught.value.retry_seconds > 0
+    with slots.taking("a", most=1):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("ipv4:192.0.2.7:41234", "ipv4:192.0.2.7"),
+        ("ipv6:%5B2001:db8:1:2:3:4:5:6%5D:41234", "ipv6:2001:db8:1:2::"),
+        ("ipv6:[2001:db8:1:2:ffff::1]:9", "ipv6:2001:db8:1:2::"),
+        ("ipv6:[fe80::1%25eth0]:9", "ipv6:fe80::"),
+        ("unix:", "unix:"),
+    ],
+)
+def test_a_caller_is_known_by_the_address_that_costs_something(peer: str, address: str) -> None:
+    assert address_of(peer) == address
 
 
 def test_one_callers_zeal_costs_no_other_caller_and_no_other_method() -> None:

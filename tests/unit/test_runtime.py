@@ -6,8 +6,6 @@ import asyncio
 import io
 import json
 import logging
-import os
-import signal
 from collections.abc import Iterator
 from datetime import UTC
 from itertools import islice
@@ -22,7 +20,7 @@ from hansa.runtime.backoff import delays
 from hansa.runtime.channels import CLIENT_OPTIONS, PEOPLE_CLIENT_OPTIONS, SERVER_OPTIONS
 from hansa.runtime.clock import utc_now
 from hansa.runtime.logging import set_up_logging, strike_secrets
-from hansa.runtime.supervisor import run_all, stop_on_signals
+from hansa.runtime.supervisor import run_all
 
 
 @given(st.floats(0, 1, exclude_max=True), st.floats(0.01, 10), st.floats(0.01, 100))
@@ -91,16 +89,11 @@ async def test_stopping_cancels_every_loop_and_waits_for_it() -> None:
     assert loops.ended == ["forever"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_asks_for_an_end(number: signal.Signals) -> None:
-    stop = stop_on_signals()
-    loop = asyncio.get_running_loop()
-    try:
-        os.kill(os.getpid(), number)
-        await asyncio.wait_for(stop.wait(), 10)
-    finally:
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(each)
+async def test_a_loop_that_fails_expresses_the_wish_for_an_end() -> None:
+    loops = Loops()
+    with pytest.raises(RuntimeError, match="broken"):
+        await run_all({"a": loops.failing}, loops.stop)
+    assert loops.stop.is_set()
 
 
 # --- logs ------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 import grpc
 import pytest
+from google.rpc import error_details_pb2
 
 from coordinator.api.errors import status_of
 from hansa.contract.errors import HansaError, Reason
@@ -18,6 +19,40 @@ def test_a_refusal_comes_back_with_its_reason_words_and_field() -> None:
     error = remote_error(failed(grpc.StatusCode.NOT_FOUND, (KEY, status)))
     assert (error.reason, error.public, error.field) == (sent.reason, sent.public, sent.field)
     assert "never sent" not in str(error)
+
+
+def test_when_to_ask_again_comes_along() -> None:
+    sent = HansaError(Reason.RATE_LIMITED, retry_seconds=2.5)
+    error = remote_error(failed(grpc.StatusCode.RESOURCE_EXHAUSTED, (KEY, status_of(sent).SerializeToString())))
+    assert error.retry_seconds == 2.5
+
+
+@pytest.mark.parametrize("reason", [Reason.DATASET_UNKNOWN, Reason.MESSAGE_TOO_LARGE, Reason.RATE_LIMITED])
+def test_without_a_hint_nobody_is_asked_again(reason: Reason) -> None:
+    status = status_of(HansaError(reason, retry_seconds=0)).SerializeToString()
+    assert remote_error(failed(grpc.StatusCode.UNKNOWN, (KEY, status))).retry_seconds == 0
+
+
+def test_a_hint_that_lies_in_the_past_or_cannot_be_read_is_none() -> None:
+    status = status_of(HansaError(Reason.RATE_LIMITED, retry_seconds=1))
+    hint = error_details_pb2.RetryInfo()
+    hint.retry_delay.FromSeconds(-5)
+    status.details[1].Pack(hint)
+    assert remote_error(failed(grpc.StatusCode.UNKNOWN, (KEY, status.SerializeToString()))).retry_seconds == 0
+    status.details[1].value = b"\xff"
+    assert remote_error(failed(grpc.StatusCode.UNKNOWN, (KEY, status.SerializeToString()))).retry_seconds == 0
+
+
+def test_a_server_that_is_full_before_it_looks_is_asked_again() -> None:
+    trailing = grpc.aio.Metadata()
+    full = grpc.aio.AioRpcError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.aio.Metadata(), trailing, details="Concurrent RPC limit exceeded!"
+    )
+    large = grpc.aio.AioRpcError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.aio.Metadata(), trailing, details="Received message larger than max"
+    )
+    assert remote_error(full).retry_seconds > 0
+    assert remote_error(large).retry_seconds == 0
 
 
 def test_a_reason_of_a_newer_coordinator_is_told_in_words() -> None:

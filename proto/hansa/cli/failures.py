@@ -21,6 +21,7 @@ WRONG_USAGE: Final = 2
 UNREACHABLE: Final = 3
 DEADLINE_PASSED: Final = 4
 NOT_PROVEN: Final = 5
+COME_AGAIN: Final = 6
 INTERRUPTED: Final = 130
 
 USAGE: Final = "USAGE"
@@ -44,6 +45,8 @@ def of_error(error: HansaError, *, contacted: bool) -> int:
         return UNREACHABLE
     if error.reason is Reason.EVIDENCE_INVALID:
         return NOT_PROVEN
+    if error.retry_seconds > 0:
+        return COME_AGAIN
     return REFUSED if contacted else WRONG_USAGE
 
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from hansa.cli.invocation import Invocation
+from hansa.cli.waiting import tell_wait
 from hansa.sdk.client import Client, connect
 from hansa.sdk.profile import find_profile, load_profile
 
@@ -24,7 +25,7 @@ def run(invocation: Invocation, work: Callable[[Client], Awaitable[Value]]) -> V
     profile = load_profile(find_profile(invocation.profile, os.environ))
 
     async def connected() -> Value:
-        async with connect(profile) as client:
+        async with connect(profile, on_wait=tell_wait) as client:
             invocation.contacted = True
             return await work(client)
 

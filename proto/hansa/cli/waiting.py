@@ -24,10 +24,20 @@ from hansa.cli.text import safe
 from hansa.contract.states import RUN_TERMINAL
 from hansa.runtime.clock import utc_now
 from hansa.sdk.client import Client
+from hansa.sdk.errors import RemoteError
 from hansa.sdk.jobs import job_state_name, run_state_name
 from hansa.v1 import types_pb2
 
 _LOST: Final = "connection lost, trying again"
+# Shorter pauses are not worth a line.
+_WORTH_TELLING_SECONDS: Final = 1.0
+
+
+def tell_wait(refusal: RemoteError, seconds: float) -> None:
+    """Tell on stderr what the coordinator refused for now, and when it is asked again."""
+    if seconds >= _WORTH_TELLING_SECONDS:
+        words = f"{safe(refusal.reason)}: {safe(refusal.public)} Trying again in {seconds:.0f} s."
+        print(words, file=sys.stderr, flush=True)
 
 
 class Board(Protocol):

@@ -40,6 +40,9 @@ class Reason(enum.StrEnum):
     INTERNAL = "INTERNAL"
     MALFORMED = "MALFORMED"
     RATE_LIMITED = "RATE_LIMITED"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    OVERLOADED = "OVERLOADED"
+    COORDINATOR_DRAINING = "COORDINATOR_DRAINING"
     MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
     CALL_TOO_LONG = "CALL_TOO_LONG"
     UNAUTHENTICATED = "UNAUTHENTICATED"
@@ -190,10 +193,14 @@ class RunReason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the catalogue says of a reason: its code, and its words for people."""
+    """What the catalogue says of a reason: its code, its words for people, and when to ask again.
+
+    ``retry_seconds`` is 0 where asking for the same again would bring the same.
+    """
 
     code: Code
     public: str
+    retry_seconds: float = 0.0
 
 
 _C = Code
@@ -202,7 +209,10 @@ _INVALID, _EXISTS, _STATE = _C.INVALID_ARGUMENT, _C.ALREADY_EXISTS, _C.FAILED_PR
 CATALOGUE: Final[Mapping[Reason, Entry]] = {
     Reason.INTERNAL: Entry(_C.INTERNAL, "Internal error."),
     Reason.MALFORMED: Entry(_INVALID, "The request cannot be read."),
-    Reason.RATE_LIMITED: Entry(_C.RESOURCE_EXHAUSTED, "Too many requests; try again later."),
+    Reason.RATE_LIMITED: Entry(_C.RESOURCE_EXHAUSTED, "Too many requests; try again later.", 1),
+    Reason.QUOTA_EXCEEDED: Entry(_C.RESOURCE_EXHAUSTED, "Too many jobs are open; wait until some have ended.", 10),
+    Reason.OVERLOADED: Entry(_C.RESOURCE_EXHAUSTED, "There is too much to do just now; try again later.", 2),
+    Reason.COORDINATOR_DRAINING: Entry(_C.UNAVAILABLE, "The coordinator takes no new jobs for the time being.", 30),
     Reason.MESSAGE_TOO_LARGE: Entry(_C.RESOURCE_EXHAUSTED, "The request is larger than this method takes."),
     Reason.CALL_TOO_LONG: Entry(_C.DEADLINE_EXCEEDED, "The call took longer than this method may take."),
     Reason.UNAUTHENTICATED: Entry(_C.UNAUTHENTICATED, "Who calls is not known here."),
@@ -294,7 +304,7 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = {
     Reason.STORE_DAMAGED: Entry(_C.DATA_LOSS, "The store is damaged."),
     Reason.STORE_IN_USE: Entry(_STATE, "Another process uses this store; stop it first."),
     Reason.STORE_FENCED: Entry(_C.ABORTED, "Another coordinator has taken this store over."),
-    Reason.STORE_FULL: Entry(_C.RESOURCE_EXHAUSTED, "There is no room on the disk for new work; try again later."),
+    Reason.STORE_FULL: Entry(_C.RESOURCE_EXHAUSTED, "There is no room on the disk for new work; try again later.", 30),
     Reason.BACKUP_INVALID: Entry(_C.DATA_LOSS, "The backup is not valid."),
 }
 
@@ -306,7 +316,9 @@ class HansaError(Exception):
     dataset; ``str(error)`` adds ``log``, which stays in our own log.
     """
 
-    def __init__(self, reason: Reason, public: str = "", *, field: str = "", log: str = "") -> None:
+    def __init__(
+        self, reason: Reason, public: str = "", *, field: str = "", log: str = "", retry_seconds: float | None = None
+    ) -> None:
         """Make the error.
 
         Args:
@@ -314,8 +326,11 @@ class HansaError(Exception):
             public: words for the caller, where the catalogue's do not suffice.
             field: the name of the input field at fault, if there is one.
             log: what only our own log may say.
+            retry_seconds: when to ask again, where that is known better than
+                the catalogue does; 0 for never.
         """
         self.reason = reason
+        self.retry_seconds = CATALOGUE[reason].retry_seconds if retry_seconds is None else retry_seconds
         self.public = public or CATALOGUE[reason].public
         self.field = field
         super().__init__(f"{reason}: {self.public} {log}".strip())

@@ -31,6 +31,17 @@ SERVER_OPTIONS: Final[Options] = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     # A second process must not silently share the port.
     ("grpc.so_reuseport", 0),
+    # A handshake that stands still holds a descriptor.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_allowed_incoming_connections", 4_000),
+)
+
+# For callers who come and go: a connection without calls is closed, and one that is
+# old is asked to end, with time for what is open. Clients connect again by themselves.
+SHORT_CONNECTION_OPTIONS: Final[Options] = (
+    ("grpc.max_connection_idle_ms", 5 * 60_000),
+    ("grpc.max_connection_age_ms", 60 * 60_000),
+    ("grpc.max_connection_age_grace_ms", 5 * 60_000),
 )
 
 _CLIENT: Final[Options] = (

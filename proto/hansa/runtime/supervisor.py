@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
@@ -15,8 +14,8 @@ _log = structlog.get_logger(__name__)
 async def run_all(loops: Mapping[str, Callable[[], Awaitable[None]]], stop: asyncio.Event) -> None:
     """Run every loop until ``stop`` is set, then cancel them and wait.
 
-    A loop that returns or raises before that ends the others too: a daemon
-    with a part missing must not look alive.
+    A loop that returns or raises before that ends the others too, and sets
+    ``stop``: a daemon with a part missing must not look alive.
 
     Raises:
         Exception: what the first failing loop raised.
@@ -24,6 +23,7 @@ async def run_all(loops: Mapping[str, Callable[[], Awaitable[None]]], stop: asyn
     waiter = asyncio.create_task(stop.wait(), name="stop")
     tasks: dict[asyncio.Task[None], str] = {asyncio.create_task(_run(loop)): name for name, loop in loops.items()}
     done, _ = await asyncio.wait([waiter, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    stop.set()
     for task in (waiter, *tasks):
         task.cancel()
     await asyncio.gather(waiter, *tasks, return_exceptions=True)
@@ -35,15 +35,6 @@ async def run_all(loops: Mapping[str, Callable[[], Awaitable[None]]], stop: asyn
 
 async def _run(loop: Callable[[], Awaitable[None]]) -> None:
     await loop()
-
-
-def stop_on_signals() -> asyncio.Event:
-    """Return an event that SIGTERM and SIGINT set; needs a running event loop."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
 
 
 async def until_first_ends(*parts: Coroutine[Any, Any, None]) -> None:

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, TypeVar
 
-from hansa.contract.errors import Reason
 from hansa.contract.limits import MAX_PAGE
 from hansa.sdk.connection import Connection
-from hansa.sdk.errors import RemoteError
 from hansa.v1 import admin_service_pb2 as wire
 from hansa.v1 import admin_service_pb2_grpc
-
-T = TypeVar("T")
-
-# A long log is read at the pace that the coordinator allows.
-_PAUSE_SECONDS: Final = 1.0
-_MOST_PAUSES: Final = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +44,7 @@ class AuditClient:
     async def leaves(self, start: int) -> Sequence[Leaf]:
         """Return the next leaves from ``start`` on, oldest first; empty at the end."""
         request = wire.ListAuditLeavesRequest(start=start, limit=MAX_PAGE)
-        answer = await _patiently(lambda: self._connection.call(self._stub.ListAuditLeaves, request))
+        answer = await self._connection.call(self._stub.ListAuditLeaves, request)
         return [_leaf(message) for message in answer.leaves]
 
     async def checkpoint(self) -> bytes:
@@ -65,13 +55,13 @@ class AuditClient:
     async def inclusion(self, index: int, size: int) -> tuple[bytes, ...]:
         """Return the proof that leaf ``index`` is among the first ``size``."""
         request = wire.ProveInclusionRequest(index=index, size=size)
-        answer = await _patiently(lambda: self._connection.call(self._stub.ProveInclusion, request))
+        answer = await self._connection.call(self._stub.ProveInclusion, request)
         return tuple(answer.proof)
 
     async def consistency(self, old: int, new: int) -> tuple[bytes, ...]:
         """Return the proof that the log only grew from ``old`` to ``new``."""
         request = wire.ProveConsistencyRequest(old_size=old, new_size=new)
-        answer = await _patiently(lambda: self._connection.call(self._stub.ProveConsistency, request))
+        answer = await self._connection.call(self._stub.ProveConsistency, request)
         return tuple(answer.proof)
 
 
@@ -87,14 +77,3 @@ def _leaf(message: wire.AuditLeaf) -> Leaf:
         subject=entry.subject,
         salt=message.salt,
     )
-
-
-async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
-    for _ in range(_MOST_PAUSES):
-        try:
-            return await call()
-        except RemoteError as error:
-            if error.reason is not Reason.RATE_LIMITED:
-                raise
-        await asyncio.sleep(_PAUSE_SECONDS)
-    return await call()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, TypeVar
@@ -18,12 +18,14 @@ from hansa.contract.errors import HansaError, Reason
 from hansa.runtime.backoff import delays
 from hansa.runtime.channels import PEOPLE_CLIENT_OPTIONS
 from hansa.runtime.clock import Clock, utc_now
-from hansa.sdk.errors import remote_error, unreachable
+from hansa.sdk.errors import RemoteError, remote_error, unreachable
 from hansa.sdk.keys import load_private_key
+from hansa.sdk.patience import OnWait, Patience, no_word
 from hansa.sdk.profile import Profile
 from hansa.sdk.tokens import mint
 
 Metadata = Sequence[tuple[str, str]]
+T = TypeVar("T")
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
@@ -36,11 +38,24 @@ _CA_BYTES: Final = 256 << 10
 class Connection:
     """A channel that is ready, and who speaks over it."""
 
-    def __init__(self, channel: grpc.aio.Channel, profile: Profile, key: Ed25519PrivateKey, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        profile: Profile,
+        key: Ed25519PrivateKey,
+        *,
+        clock: Clock,
+        on_wait: OnWait = no_word,
+    ) -> None:
         self.channel = channel
         self.profile = profile
         self.key = key
         self.clock = clock
+        self._on_wait = on_wait
+
+    def patience(self) -> Patience:
+        """Return a new call's willingness to come again."""
+        return Patience(asyncio.get_running_loop().time, draw, self._on_wait)
 
     def metadata(self) -> Metadata:
         """Return the metadata of one call: a new token each time."""
@@ -56,19 +71,40 @@ class Connection:
     async def call(self, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, /) -> Response:
         """Return the answer to ``request``.
 
-        A call that got lost is made again with the same request, which the
-        coordinator answers like the first: every mutating one has a request id
-        or is idempotent by its bytes.
+        A call that got lost, or was refused with the request to come again, is
+        made again with the same request, which the coordinator answers like
+        the first: every mutating one has a request id or is idempotent by its
+        bytes.
 
         Raises:
-            RemoteError: the coordinator refused, or did not answer within
-                ``CALL_SECONDS``.
+            RemoteError: the coordinator refused, also when asked again; or did
+                not answer within ``CALL_SECONDS``.
         """
+        return await self.patiently(lambda seconds: method(request, metadata=self.metadata(), timeout=seconds))
+
+    async def patiently(self, attempt: Callable[[float], Awaitable[T]]) -> T:
+        """Return what ``attempt`` returns, given the seconds that it may take.
+
+        Args:
+            attempt: makes the call, once; it may be called many times.
+
+        Raises:
+            RemoteError: as ``call``.
+        """
+        patience = self.patience()
+        while True:
+            try:
+                return await self._reach(attempt)
+            except RemoteError as refusal:
+                await patience.wait(refusal)
+
+    async def _reach(self, attempt: Callable[[float], Awaitable[T]]) -> T:
+        """Return the coordinator's answer, or raise its refusal; what gets lost is sent again."""
         loop = asyncio.get_running_loop()
         until = loop.time() + CALL_SECONDS
         for pause in delays(draw):
             try:
-                return await method(request, metadata=self.metadata(), timeout=until - loop.time())
+                return await attempt(until - loop.time())
             except grpc.aio.AioRpcError as error:
                 refusal = remote_error(error)
                 if refusal.reason is not Reason.COORDINATOR_UNREACHABLE:
@@ -98,9 +134,9 @@ draw: Final[Callable[[], float]] = secrets.SystemRandom().random
 
 @asynccontextmanager
 async def open_connection(
-    profile: Profile, *, clock: Clock = utc_now, connect_seconds: float = CONNECT_SECONDS
+    profile: Profile, *, clock: Clock = utc_now, connect_seconds: float = CONNECT_SECONDS, on_wait: OnWait = no_word
 ) -> AsyncIterator[Connection]:
-    """Yield a connection that is ready; close it afterwards.
+    """Yield a connection that is ready; close it afterwards. ``on_wait`` is told when a call has to come again.
 
     Raises:
         HansaError: ``KEY_INVALID`` or ``CONFIG_INVALID`` before any contact.
@@ -112,7 +148,7 @@ async def open_connection(
     channel = grpc.aio.secure_channel(profile.endpoint, credentials, options=PEOPLE_CLIENT_OPTIONS)
     try:
         await _until_ready(channel, profile.endpoint, connect_seconds)
-        yield Connection(channel, profile, key, clock=clock)
+        yield Connection(channel, profile, key, clock=clock, on_wait=on_wait)
     finally:
         await channel.close()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
@@ -21,13 +23,18 @@ _BARE: Final = {
     grpc.StatusCode.PERMISSION_DENIED: Reason.PERMISSION_DENIED,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Reason.RATE_LIMITED,
 }
+# How gRPC refuses a call beyond the most that a server takes at once; other bare
+# statuses of this code are about sizes, which will not be others the next time.
+_CROWDED: Final = "Concurrent RPC limit exceeded!"
+_CROWDED_SECONDS: Final = 1.0
 
 
 class RemoteError(HansaError):
     """A refusal by the coordinator, or the news that it cannot be reached.
 
     ``public`` and ``field`` are the coordinator's words: not trusted, to be
-    escaped before they are shown.
+    escaped before they are shown. So is ``retry_seconds``: when the coordinator
+    asks to be asked again, 0 for never.
     """
 
 
@@ -41,17 +48,30 @@ def remote_error(error: grpc.aio.AioRpcError) -> RemoteError:
     for detail in status.details:
         info = error_details_pb2.ErrorInfo()
         if detail.Is(info.DESCRIPTOR) and detail.Unpack(info) and info.domain == DOMAIN:
-            return _known(info, status.message[:_MOST_TEXT])
+            return _known(info, status.message[:_MOST_TEXT], _retry_seconds(status.details))
     reason = _BARE.get(error.code(), Reason.INTERNAL)
-    return RemoteError(reason, log=f"{error.code().name}: {error.details()}")
+    retry = _CROWDED_SECONDS if error.details() == _CROWDED else 0.0
+    return RemoteError(reason, log=f"{error.code().name}: {error.details()}", retry_seconds=retry)
 
 
-def _known(info: error_details_pb2.ErrorInfo, message: str) -> RemoteError:
+def _known(info: error_details_pb2.ErrorInfo, message: str, retry: float) -> RemoteError:
     field = info.metadata.get("field", "")[:_MOST_TEXT]
     try:
-        return RemoteError(Reason(info.reason), message, field=field)
+        return RemoteError(Reason(info.reason), message, field=field, retry_seconds=retry)
     except ValueError:
-        return RemoteError(Reason.INTERNAL, f"{info.reason[:64]}: {message}", field=field)
+        return RemoteError(Reason.INTERNAL, f"{info.reason[:64]}: {message}", field=field, retry_seconds=retry)
+
+
+def _retry_seconds(details: Iterable[AnyMessage]) -> float:
+    """Return when the coordinator asks to be asked again; 0 if it does not."""
+    hint = error_details_pb2.RetryInfo()
+    for detail in details:
+        try:
+            if detail.Is(hint.DESCRIPTOR) and detail.Unpack(hint):
+                return max(float(hint.retry_delay.ToMilliseconds()) / 1000, 0.0)
+        except DecodeError:
+            break
+    return 0.0
 
 
 def _status(error: grpc.aio.AioRpcError) -> status_pb2.Status:

@@ -149,19 +149,21 @@ class JobsClient:
         """
         request = wire.WatchJobRequest(job_id=checked_id(job_id))
         until = self._connection.clock()
-        pauses = delays(draw)
+        pauses, patience = delays(draw), self._connection.patience()
         while True:
             try:
                 async for answer in self._stub.WatchJob(request, metadata=self._connection.metadata()):
                     until = answer.job.deadline.ToDatetime(until.tzinfo) + _AFTER_DEADLINE
                     pauses = delays(draw)
+                    patience.renew()
                     yield answer.job
                     if has_ended(answer.job):
                         return
             except grpc.aio.AioRpcError as error:
                 refusal = remote_error(error)
                 if refusal.reason is not Reason.COORDINATOR_UNREACHABLE:
-                    raise refusal from error
+                    await patience.wait(refusal)
+                    continue
             if self._connection.clock() >= until:
                 raise unreachable(self._connection.profile.endpoint)
             on_loss()

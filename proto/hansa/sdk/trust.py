@@ -11,9 +11,7 @@ from typing import Any, Final, TypeVar
 import grpc
 
 from hansa.contract.errors import HansaError, Reason
-from hansa.runtime.backoff import delays
-from hansa.sdk.connection import CALL_SECONDS, Connection, draw
-from hansa.sdk.errors import remote_error, unreachable
+from hansa.sdk.connection import Connection
 from hansa.trust.client import TrustClient
 from hansa.trust.view import TrustView
 from hansa.v1 import trust_service_pb2 as wire
@@ -103,20 +101,11 @@ class ServiceSource:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _read(self, call: Callable[[dict[str, Any]], _Stream], most_bytes: int) -> bytes:
-        """Return a whole stream; one that got lost is asked for again, until ``CALL_SECONDS`` have passed."""
-        until = self._loop.time() + CALL_SECONDS
-        for pause in delays(draw):
-            extra = {"metadata": self._connection.metadata(), "timeout": until - self._loop.time()}
-            try:
-                return await _whole(call(extra), most_bytes)
-            except grpc.aio.AioRpcError as error:
-                refusal = remote_error(error)
-                if refusal.reason is not Reason.COORDINATOR_UNREACHABLE:
-                    raise refusal from error
-                if self._loop.time() + pause >= until:
-                    raise unreachable(self._connection.profile.endpoint, str(refusal)) from error
-            await asyncio.sleep(pause)
-        raise unreachable(self._connection.profile.endpoint)
+        """Return a whole stream; one that got lost is asked for again, as every call."""
+        metadata = self._connection.metadata
+        return await self._connection.patiently(
+            lambda seconds: _whole(call({"metadata": metadata(), "timeout": seconds}), most_bytes)
+        )
 
 
 async def _whole(stream: _Stream, most_bytes: int) -> bytes:
