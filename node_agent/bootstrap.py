@@ -31,6 +31,7 @@ from node_agent.datasets import Datasets
 from node_agent.execution.broker import EmbeddedBroker, broker_url
 from node_agent.execution.celery_app import enqueue_run, make_app
 from node_agent.executions import Executions
+from node_agent.keys.credential import load_credential
 from node_agent.keys.identity import load_identity
 from node_agent.keys.signing import KeySigner
 from node_agent.link.commands import Commands, Wishes
@@ -245,6 +246,7 @@ class Agent:
             "state": self._standing.state.value,
             "reason": self._standing.reason,
             "since": since.isoformat() if since else None,
+            "certificate_expires": load_credential(self._state).certificate.not_valid_after_utc.isoformat(),
         }
 
     async def run(self, stop: asyncio.Event) -> None:

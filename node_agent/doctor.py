@@ -135,7 +135,7 @@ def _certificate(state: StateFolder, now: datetime) -> Finding:
     if now < start:
         return Finding("certificate", FAILED, f"valid only from {start:%Y-%m-%d %H:%M} UTC", "set the clock right")
     if now >= end:
-        remedy = "the federation operator invites the node again; then enrol a new state folder"
+        remedy = "two federation operators: hansa admin node invite NODE --again; then hansa-node enrol --again TOKEN"
         return Finding("certificate", FAILED, f"expired {end:%Y-%m-%d %H:%M} UTC", remedy)
     if end - now < _SOON:
         remedy = "start the agent, which renews it"
