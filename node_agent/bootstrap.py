@@ -34,6 +34,7 @@ from node_agent.executions import Executions
 from node_agent.keys.credential import load_credential
 from node_agent.keys.identity import load_identity
 from node_agent.keys.signing import KeySigner
+from node_agent.link.clock_watch import ClockWatch
 from node_agent.link.commands import Commands, Wishes
 from node_agent.link.daemon import Link, Standing
 from node_agent.link.encoding import WireReporter
@@ -123,6 +124,7 @@ class Agent:
             clock=utc_now,
         )
         self._wishes = Wishes()
+        self._watch = ClockWatch()
         self._situation = Situation(
             site=Site(config.federation, config.node),
             analyses=self._analyses,
@@ -131,6 +133,7 @@ class Agent:
             keys=self._identity.public,
             draining=lambda: self._wishes.draining,
             alarm=self._witness.alarm,
+            clock_wrong=self._watch.is_wrong,
         )
         self._offers = Offers(situation=self._situation, reporter=self._reporter)
         self._standing = Standing()
@@ -161,6 +164,7 @@ class Agent:
             policy_digest=lambda: self._policy.digest().encode(),
             load=self._load,
             witness=self._witness,
+            watch=self._watch,
         )
         return Link(
             endpoint=self._config.node_endpoint,
@@ -246,6 +250,7 @@ class Agent:
             "state": self._standing.state.value,
             "reason": self._standing.reason,
             "since": since.isoformat() if since else None,
+            "clock_ahead_seconds": self._watch.ahead_seconds,
             "certificate_expires": load_credential(self._state).certificate.not_valid_after_utc.isoformat(),
         }
 

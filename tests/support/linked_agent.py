@@ -36,6 +36,8 @@ class Agent:
         self.first = self.serial
         # How far the node's clock is ahead while it holds its first certificate.
         self.ahead = timedelta()
+        # How far its clock is ahead for all else.
+        self.skew = timedelta()
         self.link = self._link()
 
     @property
@@ -59,7 +61,7 @@ class Agent:
             trust=bench.keeper,
             wishes=bench.wishes,
             bells=bench.bells,
-            clock=utc_now,
+            clock=lambda: utc_now() + self.skew,
             instance_id=str(uuid4()),
             policy_digest=lambda: b"",
             load=load,
