@@ -27,6 +27,7 @@ _OTHERS: Final = 0o077
 _FOLDERS: Final = ("keys", "trust", "analyses", "broker", "datasets", "runs", "logs")
 _ENDPOINT: Final = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}:[0-9]{1,5}")
 _MAX_SLOTS: Final = 64
+_MAX_PORT: Final = 65_535
 # In the folder ``trust``: the root metadata that the invitation named.
 PINNED_ROOT: Final = "root.json"
 
@@ -214,12 +215,16 @@ class LocalSettings:
     slots: int = 2
     # The node's own broker by URL; absent: the agent owns a redis-server.
     broker_url: str | None = None
+    # Where figures are served, on loopback only; absent: not at all.
+    metrics_port: int | None = None
 
     def __post_init__(self) -> None:
         if not _is_slots(self.slots):
             raise _invalid("slots", f"must be 1 to {_MAX_SLOTS}")
         if self.broker_url is not None and not _is_broker(self.broker_url):
             raise _invalid("broker_url", "must be an amqp, amqps, redis, rediss or redis+socket URL")
+        if self.metrics_port is not None and not _is_port(self.metrics_port):
+            raise _invalid("metrics_port", f"must be 1 to {_MAX_PORT}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +246,10 @@ class AgentConfig(LocalSettings):
 
 def _is_slots(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_SLOTS
+
+
+def _is_port(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_PORT
 
 
 def _is_broker(url: object) -> bool:

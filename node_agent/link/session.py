@@ -50,6 +50,17 @@ class Attached:
     heartbeat_seconds: float
 
 
+@dataclass(slots=True)
+class Delivered:
+    """The last event that the coordinator has acknowledged, as far as this agent knows; for the metrics."""
+
+    seq: int = 0
+
+    def upto(self, seq: int) -> None:
+        """Note that all events up to ``seq`` are there."""
+        self.seq = max(self.seq, seq)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionParts:
     """What a session works with; the same for each session of an agent."""
@@ -67,6 +78,7 @@ class SessionParts:
     # Without one, heartbeats say nothing of the logs.
     witness: LogWitness | None = None
     watch: ClockWatch = field(default_factory=ClockWatch)
+    delivered: Delivered = field(default_factory=Delivered)
 
 
 class Session:
@@ -113,6 +125,7 @@ class Session:
                 raise HansaError(Reason.PROTOCOL_VIOLATION, log="no welcome")
             # Before any command comes: what is offered is judged by a clock that was compared.
             self._compare(welcome, time.monotonic() - asked)
+            self._parts.delivered.upto(welcome.event_cursor.seq)
             proof = await self._parts.database.run(lambda session: _proof(session, welcome))
             await self._write(call, head_proof=proof)
         _log.info("attached", epoch=welcome.epoch, event_cursor=welcome.event_cursor.seq)
@@ -161,6 +174,7 @@ class Session:
             await self._apply(call, place, frame.command)
         elif kind == "event_ack":
             self._acknowledged(frame.event_ack.upto_seq)
+            self._parts.delivered.upto(frame.event_ack.upto_seq)
         elif kind == "fenced":
             raise HansaError(_fence_reason(frame.fenced.reason), log=f"by epoch {frame.fenced.by_epoch}")
         elif kind == "heartbeat_reply":
