@@ -29,6 +29,7 @@ from coordinator.api.trust import TrustServicer
 from coordinator.ca.files import Keys, load_keys
 from coordinator.config import CA_FOLDER, Config, load_config
 from coordinator.domain.authorisation import PEOPLE, Outsider
+from coordinator.metrics import CoordinatorMetrics, metrics_loops
 from coordinator.server import Listener, mutual_credentials, server_credentials, serving
 from coordinator.services.deadlines import keep_deadlines
 from coordinator.services.desk import Desk
@@ -75,6 +76,7 @@ class Foundation:
     trust_keys: TrustKeys
     database: Database
     clock: Clock
+    state_dir: Path
     space: Space
     drain: DrainFile
 
@@ -113,7 +115,7 @@ def open_foundation(state_dir: Path, clock: Clock) -> Foundation:
     except BaseException:
         database.close()
         raise
-    return Foundation(config, keys, trust_keys, database, clock, space, DrainFile(state_dir))
+    return Foundation(config, keys, trust_keys, database, clock, state_dir, space, DrainFile(state_dir))
 
 
 def _check_store(database: Database, config: Config, state_dir: Path) -> None:
@@ -232,4 +234,7 @@ def _loops(base: Foundation, desk: Desk) -> Mapping[str, Loop]:
         "space": base.space.run,
         "deadlines": partial(keep_deadlines, desk),
         "trust": partial(keep_fresh, desk, base.trust_keys.online),
+        **metrics_loops(
+            partial(CoordinatorMetrics, base.database, base.clock, base.state_dir), base.config.metrics_port
+        ),
     }

@@ -43,6 +43,8 @@ class Config(BaseModel):
     names: tuple[Host, ...] = ()
     # sqlite:///PATH or postgresql+psycopg://…; a file in the state folder when empty.
     database: str = ""
+    # Where figures are served, on loopback only; not at all when absent.
+    metrics_port: Port | None = None
     node_certificate_hours: int = Field(default=168, ge=1, le=24 * 90)
     # MiB of the disk that are held back for what must be written on a full one, and what must be free for new work.
     reserve_mib: int = Field(default=64, ge=1, le=1 << 20)
@@ -57,8 +59,9 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Config:
-        if len({self.people_port, self.enrolment_port, self.node_port}) != 3:  # noqa: PLR2004 - three listeners
-            raise ValueError("people_port, enrolment_port and node_port must differ")
+        ports = [self.people_port, self.enrolment_port, self.node_port, *filter(None, [self.metrics_port])]
+        if len(set(ports)) != len(ports):
+            raise ValueError("people_port, enrolment_port, node_port and metrics_port must differ")
         return self
 
     def endpoint(self, port: int) -> str:

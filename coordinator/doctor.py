@@ -31,6 +31,7 @@ from coordinator.store.sessions import SessionRepository
 from coordinator.store.trust import TrustRepository
 from coordinator.trust_keys import ROOT_FILE, TRUST_FOLDER, load_trust_keys
 from hansa.contract.errors import HansaError, Reason
+from hansa.contract.limits import CLOCK_TOLERANCE, CLOCK_WORTH_A_WORD
 from hansa.contract.raw_keys import key_text
 from hansa.runtime.clock import Clock, utc_now
 from hansa.runtime.sqlite import sqlite_version
@@ -42,7 +43,6 @@ OK: Final = "ok"
 WARNING: Final = "warning"
 FAILED: Final = "failed"
 
-_LONGEST_CLOCK_ERROR: Final = timedelta(minutes=5)
 _CERTIFICATES: Final = ("server-ca.pem", "node-ca.pem", "server.pem")
 # How long before its end a thing wants attention: longer, where people have to meet to renew it.
 _SOON: Final[Mapping[str, timedelta]] = {
@@ -177,7 +177,7 @@ def _clock(examined: Examined) -> Finding:
     if examined.database is not None:
         last = examined.database.run_sync(lambda session: AuditRepository(session).page(Page(1)).items)
         latest = max([latest, *(entry.at for entry in last)])
-    if latest > examined.now + _LONGEST_CLOCK_ERROR:
+    if latest > examined.now + CLOCK_TOLERANCE:
         return Finding(
             "clock",
             FAILED,
@@ -190,10 +190,11 @@ def _clock(examined: Examined) -> Finding:
 
 def _against(clocks: Mapping[str, int]) -> Finding | None:
     """Compare our clock with those of connected nodes: where most differ, ours is wrong."""
-    wrong = {node: ahead for node, ahead in clocks.items() if abs(ahead) > _LONGEST_CLOCK_ERROR.total_seconds()}
-    if not wrong:
+    wrong = {node: ahead for node, ahead in clocks.items() if abs(ahead) > CLOCK_TOLERANCE.total_seconds()}
+    off = {node: ahead for node, ahead in clocks.items() if abs(ahead) > CLOCK_WORTH_A_WORD.total_seconds()}
+    if not off:
         return None
-    detail = "ahead of ours: " + ", ".join(f"{node} by {ahead} s" for node, ahead in sorted(wrong.items()))
+    detail = "ahead of ours: " + ", ".join(f"{node} by {ahead} s" for node, ahead in sorted(off.items()))
     if len(wrong) > 1 and 2 * len(wrong) > len(clocks):
         return Finding("clock", FAILED, detail, "most nodes disagree with this machine: set its clock right; use NTP")
     return Finding("clock", WARNING, detail, "tell the nodes' operators to set their clocks right; use NTP")

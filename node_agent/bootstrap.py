@@ -7,7 +7,7 @@ import random
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -33,17 +33,20 @@ from node_agent.catalogue import Catalogue, approved_digests
 from node_agent.config import AgentConfig, StateFolder, load_config, lock_state_folder, short_path
 from node_agent.datasets import Datasets
 from node_agent.execution.broker import EmbeddedBroker, broker_url
-from node_agent.execution.celery_app import enqueue_run, make_app
+from node_agent.execution.celery_app import enqueue_run, make_app, reach_broker
 from node_agent.executions import Executions
+from node_agent.keys.credential import load_credential
 from node_agent.keys.identity import load_identity
 from node_agent.keys.signing import KeySigner
+from node_agent.link.clock_watch import ClockWatch
 from node_agent.link.commands import Commands, Wishes
-from node_agent.link.daemon import Link, Standing
+from node_agent.link.daemon import Link, LinkState, Standing
 from node_agent.link.encoding import WireReporter
 from node_agent.link.renewal import Renewal
 from node_agent.link.session import SessionParts
 from node_agent.local_api.server import LocalApi
 from node_agent.local_api.views import Views
+from node_agent.metrics import Looked, NodeMetrics, metrics_loops
 from node_agent.offers import Offers, active_runs
 from node_agent.policy.approvals import Site
 from node_agent.policy.book import PolicyBook
@@ -93,8 +96,13 @@ async def _serve(state: StateFolder, config: AgentConfig, policy: PolicyBook, da
             stack.push_async_callback(broker.stop)
         app = make_app(broker_url(state.path, config.broker_url))
         agent = Agent(state, config, policy, database, partial(enqueue_run, app), space=space)
+        agent.reach_broker = partial(reach_broker, app)
         await agent.run(stop)
     _log.info("agent_stopped")
+
+
+def _no_broker() -> None:
+    raise ConnectionError("the agent has no broker")
 
 
 class Agent:
@@ -113,6 +121,8 @@ class Agent:
         """Build the parts; nothing runs before ``run``. Without ``space``, nobody watches the disk."""
         self._space = space or Space(None, config.margins)
         self._state, self._config, self._policy, self._database = state, config, policy, database
+        # Asks the broker for a sign of life; for the metrics.
+        self.reach_broker: Callable[[], object] = _no_broker
         self._bells = Bells()
         self._reporter = WireReporter(config.node)
         self._trust = TrustBook()
@@ -133,6 +143,7 @@ class Agent:
             clock=utc_now,
         )
         self._wishes = Wishes()
+        self._watch = ClockWatch()
         self._situation = Situation(
             site=Site(config.federation, config.node),
             analyses=self._analyses,
@@ -141,6 +152,7 @@ class Agent:
             keys=self._identity.public,
             draining=lambda: self._wishes.draining,
             alarm=self._witness.alarm,
+            clock_wrong=self._watch.is_wrong,
         )
         self._offers = Offers(situation=self._situation, reporter=self._reporter)
         self._standing = Standing()
@@ -173,6 +185,7 @@ class Agent:
             load=self._load,
             witness=self._witness,
             has_room=self._has_room,
+            watch=self._watch,
         )
         return Link(
             endpoint=self._config.node_endpoint,
@@ -266,7 +279,24 @@ class Agent:
             "state": self._standing.state.value,
             "reason": self._standing.reason,
             "since": since.isoformat() if since else None,
+            "clock_ahead_seconds": self._watch.ahead_seconds,
+            "certificate_expires": self._certificate_end().isoformat(),
         }
+
+    def _certificate_end(self) -> datetime:
+        return load_credential(self._state).certificate.not_valid_after_utc
+
+    def _metrics(self) -> NodeMetrics:
+        looked = Looked(
+            folder=self._state.path,
+            clock=utc_now,
+            acked=lambda: self._link.parts.delivered.seq,
+            online=lambda: self._standing.state is LinkState.ONLINE,
+            clock_ahead=lambda: self._watch.ahead_seconds,
+            certificate_end=self._certificate_end,
+            reach_broker=self.reach_broker,
+        )
+        return NodeMetrics(self._database, looked)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set.
@@ -286,6 +316,7 @@ class Agent:
                 "local_api": self._serve_api,
                 "retention": self._retention.run,
                 "space": self._space.run,
+                **metrics_loops(self._metrics, self._config.metrics_port),
             },
             stop,
         )

@@ -30,6 +30,7 @@ _ENDPOINT: Final = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}:[0-9]{1,5}")
 _MAX_SLOTS: Final = 64
 _MAX_MIB: Final = 1 << 20
 _MAX_STOP_SECONDS: Final = 3600
+_MAX_PORT: Final = 65_535
 # In the folder ``trust``: the root metadata that the invitation named.
 PINNED_ROOT: Final = "root.json"
 
@@ -222,6 +223,8 @@ class LocalSettings:
     free_mib: int = 128
     # How long a stop of the agent may take before the process ends in any case.
     stop_seconds: int = 30
+    # Where figures are served, on loopback only; absent: not at all.
+    metrics_port: int | None = None
 
     def __post_init__(self) -> None:
         if not _is_count(self.stop_seconds, _MAX_STOP_SECONDS):
@@ -233,6 +236,8 @@ class LocalSettings:
                 raise _invalid(name, f"must be 1 to {_MAX_MIB}")
         if self.broker_url is not None and not _is_broker(self.broker_url):
             raise _invalid("broker_url", "must be an amqp, amqps, redis, rediss or redis+socket URL")
+        if self.metrics_port is not None and not _is_port(self.metrics_port):
+            raise _invalid("metrics_port", f"must be 1 to {_MAX_PORT}")
 
     @property
     def margins(self) -> Margins:
@@ -259,6 +264,10 @@ class AgentConfig(LocalSettings):
 
 def _is_count(value: object, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def _is_port(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_PORT
 
 
 def _is_broker(url: object) -> bool:

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from hansa.contract.digests import digest
 from hansa.contract.directory import Role
 from hansa.contract.errors import HansaError, Reason
+from hansa.contract.limits import CLOCK_TOLERANCE, CLOCK_WORTH_A_WORD
 from hansa.contract.margins import MIB
 from hansa.contract.raw_keys import key_digest
 from hansa.runtime.clock import Clock, utc_now
@@ -46,7 +47,6 @@ WARNING: Final = "warning"
 FAILED: Final = "failed"
 
 _PATIENCE_SECONDS: Final = 10
-_LONGEST_CLOCK_ERROR: Final = timedelta(minutes=5)
 _SOON: Final = timedelta(days=1)
 # HTTP/2: the client's preface and an empty SETTINGS frame, which the server answers with its own.
 _HELLO: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -139,7 +139,7 @@ def _certificate(state: StateFolder, now: datetime) -> Finding:
     if now < start:
         return Finding("certificate", FAILED, f"valid only from {start:%Y-%m-%d %H:%M} UTC", "set the clock right")
     if now >= end:
-        remedy = "the federation operator invites the node again; then enrol a new state folder"
+        remedy = "two federation operators: hansa admin node invite NODE --again; then hansa-node enrol --again TOKEN"
         return Finding("certificate", FAILED, f"expired {end:%Y-%m-%d %H:%M} UTC", remedy)
     if end - now < _SOON:
         remedy = "start the agent, which renews it"
@@ -292,9 +292,30 @@ def _disk(state: StateFolder) -> Finding:
 
 def _clock(state: StateFolder, now: datetime) -> Finding:
     newest = max(path.stat().st_mtime for path in (state.path, *state.path.iterdir()))
-    if newest > (now + _LONGEST_CLOCK_ERROR).timestamp():
+    if newest > (now + CLOCK_TOLERANCE).timestamp():
         return Finding("clock", FAILED, "the state folder was changed in the future", "set the clock right; use NTP")
-    return Finding("clock", OK, f"{now:%Y-%m-%d %H:%M:%S} UTC")
+    return against_coordinator(_agent_status(state).get("clock_ahead_seconds", 0)) or Finding(
+        "clock", OK, f"{now:%Y-%m-%d %H:%M:%S} UTC"
+    )
+
+
+def _agent_status(state: StateFolder) -> Mapping[str, Any]:
+    """Return what the agent says of itself; nothing where it does not run."""
+    try:
+        return AgentClient(state).status()
+    except HansaError:
+        return {}
+
+
+def against_coordinator(ahead: int) -> Finding | None:
+    """Judge by how many seconds this node's clock was ahead of the coordinator's; None if that is well."""
+    detail = f"{abs(ahead)} s {'ahead of' if ahead > 0 else 'behind'} the coordinator's"
+    remedy = "set the wrong one of the two right; use NTP: see docs/runbooks/clock-wrong.md"
+    if abs(ahead) > CLOCK_TOLERANCE.total_seconds():
+        return Finding("clock", FAILED, f"{detail}; new jobs are declined as CLOCK_WRONG", remedy)
+    if abs(ahead) > CLOCK_WORTH_A_WORD.total_seconds():
+        return Finding("clock", WARNING, detail, remedy)
+    return None
 
 
 def _coordinator(state: StateFolder) -> Finding:
@@ -317,9 +338,8 @@ def _coordinator(state: StateFolder) -> Finding:
 
 def _coordinator_log(state: StateFolder) -> Finding:
     check = "coordinator's log"
-    try:
-        found = AgentClient(state).status()
-    except HansaError:
+    found = _agent_status(state)
+    if not found:
         return Finding(check, OK, "not looked at: the agent does not run")
     if found.get("log_alarm"):
         remedy = "ask the federation's operators why; then hansa-node audit accept-coordinator-log --reason WHY"

@@ -25,7 +25,7 @@ from node_agent.store.models import DatasetRow, RunRow
 
 
 def no_alarm() -> bool:
-    """Return that nothing speaks against the coordinator's log."""
+    """Return that nothing speaks against the coordinator's log, or the clock."""
     return False
 
 
@@ -35,6 +35,7 @@ class Situation:
 
     ``alarm`` says that the coordinator's audit log does not continue what this
     node has seen of it: then nothing new is taken and nothing leaves.
+    ``clock_wrong``: the clocks of the two are too far apart; nothing new is taken.
     """
 
     site: Site
@@ -44,6 +45,7 @@ class Situation:
     keys: NodeKeys | None
     draining: Callable[[], bool]
     alarm: Callable[[], bool] = no_alarm
+    clock_wrong: Callable[[], bool] = no_alarm
 
     def view(self, session: Session, spec: JobSpec, now: datetime) -> NodeView:
         """Return what a decision on ``spec`` depends on, but for the replay ledger."""
@@ -57,6 +59,7 @@ class Situation:
             trust=self.trust(),
             keys=self.keys,
             alarmed=self.alarm(),
+            clock_wrong=self.clock_wrong(),
             manifest=analysis.manifest if analysis is not None else None,
             dataset=None if row is None else LocalDataset(row.dataset_id, row.snapshot),
             approvals=that_may_speak_of(session, spec),

@@ -21,6 +21,7 @@ from coordinator.api.pages import page_of, token_of
 from coordinator.services.desk import Desk
 from coordinator.services.nodes import (
     Act,
+    Invite,
     because,
     confirm_node,
     invitation_life,
@@ -85,18 +86,24 @@ class AdminServicer(AuditMethods):
         )
 
     async def InviteNode(self, request: wire.InviteNodeRequest, context: Context) -> wire.InviteNodeResponse:
-        """Return a secret; the stored answer is without it, and it is derived again for a repeat."""
+        """Return a secret; the stored answer is without it, and it is derived again for a repeat.
+
+        The session of a member that is invited again ends.
+        """
         node = node_name(request.node)
         life = invitation_life(request.valid_seconds)
         secret = invitation_secret(self._inviting.key, caller=current_caller().subject, request_id=request.request_id)
 
         def work(session: Session, act: Act) -> wire.InviteNodeResponse:
             expires_at = act.now + life
-            invite_node(session, node, secret, expires_at=expires_at, act=act)
+            invite = Invite(node=node, secret=secret, expires_at=expires_at, again=request.again)
+            invite_node(session, invite, act)
             return wire.InviteNodeResponse(expires_at=timestamp(expires_at))
 
-        subject = f"{node} for {int(life.total_seconds())} s"
+        subject = f"{node}{' again' if request.again else ''} for {int(life.total_seconds())} s"
         answer = await self._calls.change_by_two(request, subject, work, wire.InviteNodeResponse)
+        # Its certificates are worth nothing any more; a node that is new has no session.
+        self._cut(node, Reason.CERTIFICATE_REFUSED)
         answer.secret, answer.endpoint = secret, self._inviting.endpoint
         return answer
 

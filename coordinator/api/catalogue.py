@@ -5,16 +5,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy.orm import Session
-
+from coordinator.api.caller import current_caller
 from coordinator.api.calls import Calls
 from coordinator.api.guard import Context
 from coordinator.api.messages import analysis_message, dataset_message, node_message
 from coordinator.api.pages import page_of, token_of
-from coordinator.services.catalogue import find_analysis
+from coordinator.services.catalogue import find_analysis, list_nodes
 from coordinator.store.catalogue import AnalysisRepository, DatasetRepository
-from coordinator.store.nodes import Node, NodeRepository
-from coordinator.store.paging import Slice
 from hansa.runtime.clock import Clock
 from hansa.v1 import catalogue_service_pb2 as wire
 from hansa.v1 import catalogue_service_pb2_grpc
@@ -50,15 +47,9 @@ class CatalogueServicer(catalogue_service_pb2_grpc.CatalogueServiceServicer):
         )
 
     async def ListNodes(self, request: wire.ListNodesRequest, context: Context) -> wire.ListNodesResponse:
-        """Return all nodes by name."""
-        page, now = page_of(request), self._clock()
-
-        def work(session: Session) -> Slice[Node]:
-            nodes = NodeRepository(session)
-            nodes.expire_invitations(now)
-            return nodes.page(page)
-
-        found = await self._calls.read(work)
+        """Return all nodes by name; why one is set apart, to operators and auditors only."""
+        page, now, roles = page_of(request), self._clock(), current_caller().roles
+        found = await self._calls.read(lambda session: list_nodes(session, page, roles, now))
         return wire.ListNodesResponse(
             nodes=[node_message(node) for node in found.items], next_page_token=token_of(found.last)
         )

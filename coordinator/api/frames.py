@@ -210,6 +210,7 @@ def _welcome(welcome: plain.Welcome) -> wire.Welcome:
         event_cursor=wire.Head(seq=welcome.event_cursor.seq, hash=welcome.event_cursor.hash),
         command_head=wire.Head(seq=welcome.command_head.seq, hash=welcome.command_head.hash),
         heartbeat_seconds=int(HEARTBEAT.total_seconds()),
+        wall=timestamp(welcome.wall),
     )
 
 

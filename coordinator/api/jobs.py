@@ -18,7 +18,17 @@ from coordinator.api.pages import page_of, token_of
 from coordinator.domain.records import JobRecord, RunRecord
 from coordinator.services.desk import Desk
 from coordinator.services.evidence import LogEvidence, job_evidence, summary_content
-from coordinator.services.jobs import Asker, JobView, cancel_job, job_result, list_jobs, show, view_job, watch_job
+from coordinator.services.jobs import (
+    Asker,
+    JobView,
+    RunWait,
+    cancel_job,
+    job_result,
+    list_jobs,
+    show,
+    view_job,
+    watch_job,
+)
 from coordinator.services.submission import Intake, submit_job
 from hansa.contract.limits import CHUNK_BYTES
 from hansa.v1 import job_service_pb2 as wire
@@ -116,12 +126,14 @@ def job_message(view: JobView) -> types_pb2.Job:
         quorum=job.quorum,
         submitted_at=timestamp(job.submitted_at),
         deadline=timestamp(job.not_after),
-        runs=[_run_message(run) for run in job.runs],
+        runs=[_run_message(run, view.runs[run.run_id]) for run in job.runs],
         waits_for=view.waits_for,
+        answers=view.answers.here,
+        answers_in_reach=view.answers.in_reach,
     )
 
 
-def _run_message(run: RunRecord) -> types_pb2.Run:
+def _run_message(run: RunRecord, wait: RunWait) -> types_pb2.Run:
     return types_pb2.Run(
         run_id=run.run_id,
         node=run.node,
@@ -133,4 +145,6 @@ def _run_message(run: RunRecord) -> types_pb2.Run:
         incident=run.incident,
         dataset=run.dataset,
         updated_at=timestamp(run.updated_at),
+        unreachable_since=timestamp(wait.unreachable_since),
+        waits_for=wait.waits_for,
     )

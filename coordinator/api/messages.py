@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -11,8 +12,12 @@ from coordinator.store.catalogue import Analysis, Dataset
 from coordinator.store.nodes import Node
 from coordinator.store.persons import Person
 from coordinator.store.proposals import Proposal
+from hansa.contract.limits import CLOCK_WORTH_A_WORD
 from hansa.contract.raw_keys import key_digest
 from hansa.v1 import admin_service_pb2, types_pb2
+
+# Clocks that differ by no more are not worth a word.
+_CLOCK_SECONDS: Final = int(CLOCK_WORTH_A_WORD.total_seconds())
 
 
 def timestamp(moment: datetime | None) -> Timestamp | None:
@@ -33,6 +38,7 @@ def node_message(node: Node) -> types_pb2.Node:
         since=timestamp(node.since),
         key_fingerprint=node.key_fingerprint,
         reason=node.reason,
+        clock_ahead_seconds=node.clock_ahead_seconds if abs(node.clock_ahead_seconds) > _CLOCK_SECONDS else 0,
     )
 
 

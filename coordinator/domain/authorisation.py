@@ -76,4 +76,6 @@ END_JOB: Final = Rule(own=RESEARCHERS, changes=True)
 READ_RESULT: Final = Rule(own=RESEARCHERS)
 # An auditor's evidence comes without summaries: that is READ_RESULT's to say.
 SEE_EVIDENCE: Final = Rule(any_owner=frozenset({Role.AUDITOR}), own=RESEARCHERS)
+# Why a node is set apart: it may be about its people, and about faults that it is still open to.
+SEE_NODE_REASON: Final = Rule(any_owner=OVERSEERS)
 SUBMIT_JOB: Final = Rule(own=RESEARCHERS, changes=True)

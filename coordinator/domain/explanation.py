@@ -7,24 +7,15 @@ text of a node or of a run is ever repeated.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from coordinator.domain.evaluation import is_reachable
 from coordinator.domain.records import JobRecord, RunRecord
 from hansa.contract.states import JOB_TERMINAL, RUN_TERMINAL, JobState, RunState
+from hansa.contract.waiting import WAITS_FOR, since
 
-_OPEN: Final[Mapping[RunState, str]] = {
-    RunState.OFFERED: "has not answered the offer yet",
-    RunState.ACCEPTED: "accepted",
-    RunState.AWAITING_APPROVAL: "waits for the data holder's approval",
-    RunState.QUEUED: "queued",
-    RunState.STAGING: "prepares the data",
-    RunState.RUNNING: "runs",
-    RunState.CHECKING: "checks the summary",
-    RunState.AWAITING_RELEASE: "waits for an output checker",
-    RunState.CANCELLING: "is cancelling",
-}
 _ENDED: Final[Mapping[RunState, str]] = {
     RunState.DECLINED: "declined",
     RunState.WITHHELD: "withheld",
@@ -34,29 +25,68 @@ _ENDED: Final[Mapping[RunState, str]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """How many summaries are ``here``, and how many are here or may still come: are ``in_reach``."""
+
+    here: int
+    in_reach: int
+
+
+def answers(job: JobRecord, now: datetime) -> Answers:
+    """Return how far the job is with its answers at ``now``.
+
+    A node that cannot be reached counts as out of reach until it is back; in
+    a job that has ended, nothing comes any more.
+    """
+    here = sum(_has_arrived(run) for run in job.runs)
+    if job.state in JOB_TERMINAL:
+        return Answers(here, here)
+    return Answers(here, sum(_has_arrived(run) or _may_answer(run, now) for run in job.runs))
+
+
+def _has_arrived(run: RunRecord) -> bool:
+    return run.state is RunState.RELEASED and run.stored
+
+
+def _may_answer(run: RunRecord, now: datetime) -> bool:
+    return (run.state is RunState.RELEASED or run.state not in RUN_TERMINAL) and is_reachable(run.contact, now)
+
+
 def explain(job: JobRecord, now: datetime) -> str:
     """Return what the job waits for at ``now``, or why it ended."""
     if job.state in JOB_TERMINAL:
         return _ending(job)
-    parts = [f"{run.node}: {words}" for run in job.runs if (words := _waiting(run, now))]
-    return "; ".join(parts)
+    parts = [f"{run.node}: {words}" for run in job.runs if (words := waiting(run, now))]
+    return "; ".join([_so_far(job, now), *parts])
 
 
-def _waiting(run: RunRecord, now: datetime) -> str:
+def _so_far(job: JobRecord, now: datetime) -> str:
+    count = answers(job, now)
+    if count.in_reach < job.quorum:
+        return f"not enough nodes: {count.in_reach} of {job.quorum}"
+    return f"{count.here} of {job.quorum} answers"
+
+
+def waiting(run: RunRecord, now: datetime) -> str:
+    """Return what the run waits for at ``now``, and since when; empty if for nothing any more."""
     if run.state in RUN_TERMINAL:
         late = run.state is RunState.RELEASED and not run.stored
-        return "the released summary is on its way" if late else ""
-    if not is_reachable(run.contact, now):
-        return f"unreachable {_since(run.contact.since)}"
-    return _OPEN[run.state]
+        return f"the released summary is on its way {since(run.updated_at)}" if late else ""
+    if is_reachable(run.contact, now):
+        return f"{WAITS_FOR[run.state]} {since(run.updated_at)}"
+    return f"unreachable {since(run.contact.since)}; last state {run.state} {since(run.updated_at)}"
 
 
-def _since(moment: datetime | None) -> str:
-    return "so far" if moment is None else f"since {moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+def unreachable_since(run: RunRecord, now: datetime) -> datetime | None:
+    """Return since when nothing was heard of the node of an open run; None where it can be reached, or was never seen."""
+    if run.state in RUN_TERMINAL or is_reachable(run.contact, now):
+        return None
+    return run.contact.since
 
 
 def _ending(job: JobRecord) -> str:
-    arrived = sum(run.state is RunState.RELEASED and run.stored for run in job.runs)
+    arrived = sum(_has_arrived(run) for run in job.runs)
     match job.state:
         case JobState.COMPLETED:
             return f"{arrived} of {len(job.runs)} nodes answered; the quorum was {job.quorum}"

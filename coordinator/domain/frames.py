@@ -133,6 +133,8 @@ class Welcome:
     generation: int
     event_cursor: Head
     command_head: Head
+    # Our time when it was written.
+    wall: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ class NodeEvent(enum.StrEnum):
     """What can happen to a node's membership."""
 
     INVITE = "INVITE"
+    INVITE_AGAIN = "INVITE_AGAIN"
     EXPIRE = "EXPIRE"
     REDEEM = "REDEEM"
     CONFIRM = "CONFIRM"
@@ -51,6 +52,10 @@ NODE_TRANSITIONS: Final[Mapping[tuple[NodeState, NodeEvent], NodeState]] = {
     (_S.INVITED, _E.INVITE): _S.INVITED,
     (_S.INVITATION_EXPIRED, _E.INVITE): _S.INVITED,
     (_S.PENDING_CONFIRMATION, _E.INVITE): _S.INVITED,
+    # A member that needs a new certificate, because the one it had expired or is
+    # trusted no more, goes the whole way once more: two operators, and the
+    # comparison of fingerprints. One that is set apart is not let back in by this.
+    (_S.ACTIVE, _E.INVITE_AGAIN): _S.INVITED,
     (_S.INVITED, _E.EXPIRE): _S.INVITATION_EXPIRED,
     (_S.INVITED, _E.REDEEM): _S.PENDING_CONFIRMATION,
     (_S.PENDING_CONFIRMATION, _E.CONFIRM): _S.ACTIVE,

@@ -61,6 +61,7 @@ def greet(session: Session, node: NodeId, hello: Hello, *, nonce: bytes, turn: T
         generation=federation.generation,
         event_cursor=standing.store.event_cursor,
         command_head=CommandRepository(session).head(node),
+        wall=turn.now,
     )
     return Standing(welcome), Changed()
 

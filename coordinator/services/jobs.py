@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
 import structlog
 from sqlalchemy.orm import Session
 
 from coordinator.domain.authorisation import END_JOB, READ_RESULT, SEE_JOB, Bearer, Ownership, Rule, is_allowed
-from coordinator.domain.explanation import explain
+from coordinator.domain.explanation import Answers, answers, explain, unreachable_since, waiting
 from coordinator.domain.records import JobRecord
 from coordinator.services.desk import Changed, Desk, Turn
 from coordinator.services.evaluation import settle
@@ -39,10 +40,20 @@ class Asker:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job as it is shown, with the words on what it waits for."""
+    """A job as it is shown, with the words on what it waits for; those of its runs by the run's id."""
 
     job: JobRecord
     waits_for: str
+    answers: Answers
+    runs: Mapping[str, RunWait]
+
+
+@dataclass(frozen=True, slots=True)
+class RunWait:
+    """What a run waits for, and since when its node is unreachable; None where it is not."""
+
+    waits_for: str
+    unreachable_since: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +66,9 @@ class JobResult:
 
 def show(job: JobRecord, turn: Turn) -> JobView:
     """Return the job with the words on what it waits for now."""
-    return JobView(job, explain(job, turn.now))
+    now = turn.now
+    runs = {run.run_id: RunWait(waiting(run, now), unreachable_since(run, now)) for run in job.runs}
+    return JobView(job, explain(job, now), answers(job, now), runs)
 
 
 def view_job(session: Session, job_id: str, asker: Asker, turn: Turn) -> JobView:

@@ -11,7 +11,7 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
-from coordinator.domain.membership import NodeEvent
+from coordinator.domain.membership import NodeEvent, NodeState
 from coordinator.store.audit import AuditRepository
 from coordinator.store.credentials import CredentialRepository, InvitationRepository
 from coordinator.store.nodes import Node, NodeRepository
@@ -73,30 +73,53 @@ def invitation_life(valid_seconds: int) -> timedelta:
     return life
 
 
-def invite_node(session: Session, node: NodeId, secret: str, *, expires_at: datetime, act: Act) -> None:
-    """Invite ``node``; an invitation that was made before is worth nothing any more.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invite:
+    """An invitation to be made. ``again``: also to a member, for a new certificate of the same node."""
+
+    node: NodeId
+    secret: str
+    expires_at: datetime
+    again: bool = False
+
+
+def invite_node(session: Session, invite: Invite, act: Act) -> None:
+    """Invite a node; an invitation that was made before is worth nothing any more, and no certificate either.
+
+    Of a member that is invited again everything else stays: its store as it is
+    known, its runs, its outboxes.
 
     Raises:
-        HansaError: ``NODE_EXISTS``; the node has been confirmed once.
+        HansaError: ``NODE_EXISTS``; the node has been confirmed once, and is
+            not invited ``again``. ``NODE_UNKNOWN``, ``NODE_STATE_CONFLICT``;
+            who is invited again must be an active member.
     """
-    nodes = NodeRepository(session)
+    node, nodes = invite.node, NodeRepository(session)
     nodes.expire_invitations(act.now)
-    if nodes.find(node) is None:
+    known = nodes.find(node)
+    if invite.again and (known is None or known.state is NodeState.ACTIVE):
+        nodes.apply(node, NodeEvent.INVITE_AGAIN)
+    elif known is None:
         nodes.add(node)
     else:
-        _invite_again(session, node)
-    InvitationRepository(session).replace(node, secret, expires_at=expires_at, inviter=act.actor)
-    _record(session, act, "node_invited", node)
+        _replace_invitation(nodes, node, again=invite.again)
+    _forget_keys(session, node)
+    InvitationRepository(session).replace(node, invite.secret, expires_at=invite.expires_at, inviter=act.actor)
+    _record(session, act, "node_invited_again" if invite.again else "node_invited", node)
 
 
-def _invite_again(session: Session, node: NodeId) -> None:
-    nodes = NodeRepository(session)
+def _replace_invitation(nodes: NodeRepository, node: NodeId, *, again: bool) -> None:
     try:
         nodes.apply(node, NodeEvent.INVITE)
     except HansaError as error:
+        if again:
+            raise
         raise HansaError(Reason.NODE_EXISTS, field="node") from error
+
+
+def _forget_keys(session: Session, node: NodeId) -> None:
     CredentialRepository(session).revoke_all(node)
-    nodes.set_key(node, "")
+    NodeRepository(session).set_key(node, "")
 
 
 def confirm_node(session: Session, node: NodeId, key_fingerprint: str, act: Act) -> Node:

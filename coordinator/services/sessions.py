@@ -46,7 +46,7 @@ _log = structlog.get_logger(__name__)
 
 F = TypeVar("F", bound=NodeFrame)
 
-_CLOCK_CHANGE_SECONDS: Final = 30
+_CLOCK_CHANGE_SECONDS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)

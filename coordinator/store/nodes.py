@@ -18,7 +18,11 @@ from hansa.contract.ids import NodeId
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node as people see it. ``since``: when it connected, or was last heard."""
+    """A node as people see it.
+
+    ``since``: when it connected, or was last heard; None where it never was.
+    ``clock_ahead_seconds``: of a connected node, as it was found last.
+    """
 
     node: NodeId
     state: NodeState
@@ -26,6 +30,7 @@ class Node:
     since: datetime | None
     key_fingerprint: str
     reason: str
+    clock_ahead_seconds: int = 0
 
 
 class NodeRepository:
@@ -101,4 +106,6 @@ class NodeRepository:
 
 
 def _node(row: NodeRow) -> Node:
-    return Node(NodeId(row.node), NodeState(row.state), row.connected, row.since, row.key_fingerprint, row.reason)
+    ahead = (row.clock_ahead_seconds or 0) if row.connected else 0
+    state = NodeState(row.state)
+    return Node(NodeId(row.node), state, row.connected, row.since, row.key_fingerprint, row.reason, ahead)

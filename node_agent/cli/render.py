@@ -70,10 +70,15 @@ def print_facts(facts: Mapping[str, object]) -> None:
 
 def print_runs(runs: Sequence[Mapping[str, Any]], *, empty: str) -> None:
     """Print runs as a table."""
-    columns = ("run", "state", "reason", "analysis", "dataset", "submitter", "updated")
+    columns = ("run", "state", "reason", "analysis", "dataset", "submitter", "since", "try")
     keys = ("state", "reason", "analysis", "dataset", "submitter", "updated_at")
-    rows = [(str(run["run_id"])[:RUN_ID_SHOWN], *(shown(run.get(key)) for key in keys)) for run in runs]
+    rows = [(str(run["run_id"])[:RUN_ID_SHOWN], *(shown(run.get(key)) for key in keys), _try(run)) for run in runs]
     print_table(columns, rows, empty=empty)
+
+
+def _try(run: Mapping[str, Any]) -> str:
+    """Return which try this is: the coordinator's attempt, and the node's execution in it."""
+    return f"{run.get('attempt', '-')}.{run.get('execution', '-')}"
 
 
 def shown(value: object) -> str:

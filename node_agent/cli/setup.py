@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -51,22 +52,27 @@ def _write_settings(state: StateFolder, settings: LocalSettings, *, wanted: bool
 
 @click.command(short_help="Join a federation with an invitation's TOKEN.")
 @click.argument("invitation", metavar="TOKEN")
+@click.option("--again", is_flag=True, help="The node is enrolled, and its certificate has expired or is refused.")
 @state_options
 @output_option
 @click.pass_obj
-def enrol(invocation: Invocation, invitation: str) -> None:
+def enrol(invocation: Invocation, invitation: str, *, again: bool) -> None:
     """Join a federation with the one-time TOKEN of an invitation.
 
     The node's key is made here and never leaves. TOKEN may be `-`: then it is
     read from standard input, where no list of processes shows it. After a lost
-    answer the same command may be given again.
+    answer the same command may be given again. With --again a node gets a new
+    certificate and keeps all else: its store, its runs, its keys. Its agent may
+    go on running.
     """
     state = invocation.open_state()
     # grpc is imported for this command alone.
     from node_agent.keys.enrolment import enrol as enrol_node
+    from node_agent.keys.enrolment import enrol_again
 
     quiet_logs()
-    outcome = enrol_node(sys.stdin.readline() if invitation == "-" else invitation, state)
+    token = sys.stdin.readline() if invitation == "-" else invitation
+    outcome = enrol_again(token, state) if again else enrol_node(token, state)
     if invocation.json:
         print_json(
             {
@@ -79,13 +85,21 @@ def enrol(invocation: Invocation, invitation: str) -> None:
         return
     print_facts({"node": outcome.node, "federation": outcome.federation, "key fingerprint": outcome.fingerprint})
     click.echo()
+    _print_next(outcome.node, outcome.fingerprint, state.path, again=again)
+
+
+def _print_next(node: str, fingerprint: str, state: Path, *, again: bool) -> None:
     click.echo("Next:")
     click.echo("  1. Read the fingerprint to the federation operator, over a way that you trust. They run:")
-    click.echo(f"       hansa admin node confirm {outcome.node} --fingerprint {outcome.fingerprint}")
-    click.echo(f"  2. hansa-node --state {state.path} card --output json > {outcome.node}.card.json")
+    click.echo(f"       hansa admin node confirm {node} --fingerprint {fingerprint}")
+    if again:
+        click.echo("  2. Nothing: the agent connects within half a minute after that. If it does not run:")
+        click.echo(f"       hansa-node --state {state} run")
+        return
+    click.echo(f"  2. hansa-node --state {state} card --output json > {node}.card.json")
     click.echo("     and give them that card: they put the node's keys into the directory with")
     click.echo("       hansa trust add-node REPO --card FILE --organisation ORG")
-    click.echo(f"  3. hansa-node --state {state.path} run")
+    click.echo(f"  3. hansa-node --state {state} run")
 
 
 @click.command(short_help="Print the node's public keys, for the directory.")

@@ -17,6 +17,7 @@ RULE_TASK: Final = "hansa.rule"
 RUN_QUEUE: Final = "runs"
 RULE_QUEUE: Final = "rules"
 
+_PROBE_SECONDS: Final = 4
 _MONTH_SECONDS: Final = 31 * 24 * 3600
 
 
@@ -61,6 +62,16 @@ def _transport_options(*, is_rabbit: bool) -> dict[str, Any]:
         return {"confirm_publish": True}
     # Redelivery after a timeout would only send what the agent sends again anyway, and to no effect.
     return {"visibility_timeout": _MONTH_SECONDS}
+
+
+def reach_broker(app: Celery) -> None:
+    """Return if the broker answers. Blocks for a few seconds at most; thread-safe.
+
+    Raises:
+        Exception: it does not, in the words of its library.
+    """
+    with app.connection_for_read() as connection:
+        connection.ensure_connection(max_retries=1, timeout=_PROBE_SECONDS)
 
 
 def enqueue_run(app: Celery, run_id: str) -> None:

@@ -16,7 +16,7 @@ import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, Self, cast
 
 import grpc
 import structlog
@@ -30,14 +30,24 @@ from hansa.contract.errors import DOMAIN, HansaError, Reason
 from hansa.contract.identity import node_of
 from hansa.runtime.channels import CLIENT_OPTIONS
 from hansa.v1 import enrolment_service_pb2, enrolment_service_pb2_grpc
-from node_agent.config import PINNED_ROOT, AgentConfig, StateFolder, config_text, load_settings, lock_state_folder
+from node_agent.config import (
+    PINNED_ROOT,
+    AgentConfig,
+    StateFolder,
+    config_text,
+    load_config,
+    load_settings,
+    lock_state_folder,
+)
 from node_agent.durable import write_durably
 from node_agent.keys.credential import (
     SERVER_CA,
     Credential,
     checked_credential,
+    fresh_key,
     is_enrolled,
     key_fingerprint,
+    load_server_ca,
     pending_key,
     signing_request,
     store_credential,
@@ -58,6 +68,11 @@ class EnrolmentOutcome:
     federation: str
     fingerprint: str
     node_endpoint: str
+
+    @classmethod
+    def of(cls, config: AgentConfig, key_pem: bytes) -> Self:
+        """Return the outcome for a node with this key."""
+        return cls(config.node, config.federation, key_fingerprint(key_pem), config.node_endpoint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +99,8 @@ def enrol(token: str, state: StateFolder) -> EnrolmentOutcome:
         if is_enrolled(state):
             raise HansaError(
                 Reason.NODE_STATE_CONFLICT,
-                f"State folder {state.path} is enrolled already; use a new one for another node.",
+                f"State folder {state.path} is enrolled already; use a new one for another node, "
+                "and --again for a new certificate of this one.",
                 field="state",
             )
         root = pinned_root(invitation)
@@ -98,9 +114,60 @@ def enrol(token: str, state: StateFolder) -> EnrolmentOutcome:
         write_durably(state.trust / PINNED_ROOT, grant.trust_root)
         write_durably(state.config_file, config_text(grant.config).encode())
         store_credential(state, grant.credential)
-    fingerprint = key_fingerprint(key_pem)
-    _log.info("node_enrolled", node=grant.config.node, key_fingerprint=fingerprint)
-    return EnrolmentOutcome(grant.config.node, grant.config.federation, fingerprint, grant.config.node_endpoint)
+    outcome = EnrolmentOutcome.of(grant.config, key_pem)
+    _log.info("node_enrolled", node=outcome.node, key_fingerprint=outcome.fingerprint)
+    return outcome
+
+
+def enrol_again(token: str, state: StateFolder) -> EnrolmentOutcome:
+    """Get a new certificate for the same node, whose own has expired or is refused.
+
+    Nothing else changes: neither the store with its runs and outbox, nor the
+    node's own keys, nor what it trusts. The agent may run meanwhile; it takes
+    the certificate up with its next session.
+
+    Raises:
+        HansaError: ``NODE_STATE_CONFLICT``, the folder is no node's, or not of
+            the invited one; ``FINGERPRINT_MISMATCH``, the invitation is of
+            another coordinator or another root of trust than the node has
+            pinned, and nothing was sent; else as ``enrol``.
+    """
+    invitation = parse_token(token)
+    if not is_enrolled(state):
+        raise HansaError(Reason.NODE_STATE_CONFLICT, f"State folder {state.path} is not enrolled yet.", field="state")
+    config = load_config(state)
+    if invitation.node != config.node:
+        words = f"State folder {state.path} is {config.node}'s, the invitation {invitation.node}'s."
+        raise HansaError(Reason.NODE_STATE_CONFLICT, words, field="state")
+    _check_pinned(invitation, state)
+    key_pem = fresh_key(state)
+    reply = _ask(invitation, pinned_root(invitation), signing_request(key_pem))
+    grant = _checked(reply, invitation, key_pem, state)
+    if grant.config.federation != config.federation:
+        raise _odd_reply("another federation")
+    store_credential(state, grant.credential)
+    outcome = EnrolmentOutcome.of(config, key_pem)
+    _log.info("node_enrolled_again", node=outcome.node, key_fingerprint=outcome.fingerprint)
+    return outcome
+
+
+def _check_pinned(invitation: Invitation, state: StateFolder) -> None:
+    """Return if the invitation is of the coordinator and the root of trust that the node knows.
+
+    Whoever could talk an operator into a token could else put the node, with
+    its data and its history, under another authority.
+    """
+    try:
+        root = (state.trust / PINNED_ROOT).read_bytes()
+    except OSError as error:
+        raise HansaError(Reason.CONFIG_INVALID, f"trust/{PINNED_ROOT} cannot be read.", log=str(error)) from error
+    pinned = (_fingerprint(load_server_ca(state)), hashlib.sha256(root).digest())
+    if pinned != (invitation.ca_fingerprint, invitation.trust_root_digest):
+        raise HansaError(
+            Reason.FINGERPRINT_MISMATCH,
+            "The invitation is of another coordinator or root of trust than this node has pinned; nothing was sent.",
+            field="token",
+        )
 
 
 def pinned_root(invitation: Invitation) -> bytes:

@@ -139,7 +139,7 @@ class Link:
                 self.parts.trust.source = WireTrustSource(channel, asyncio.get_running_loop())
                 await self._converse(node_service_pb2_grpc.NodeServiceStub(channel), asyncio.Event())
         except grpc.aio.AioRpcError as error:
-            return self._react(remote_error(error))
+            return self._react(self._judged(remote_error(error)))
         except TimeoutError:
             return self._react(HansaError(Reason.COORDINATOR_UNREACHABLE, log="attach timed out"))
         except RenewedError:
@@ -153,6 +153,13 @@ class Link:
             await self._note(Reason.INTERNAL)
             return self._react(HansaError(Reason.INTERNAL, log="see session_crashed"))
         return self._react(HansaError(Reason.COORDINATOR_UNREACHABLE, log="the session ended"))
+
+    def _judged(self, error: HansaError) -> HansaError:
+        """Return why there is no session: with an expired certificate, TLS ends before anybody says so."""
+        ended = load_credential(self.state).certificate.not_valid_after_utc
+        if error.reason is not Reason.COORDINATOR_UNREACHABLE or self.clock() < ended:
+            return error
+        return HansaError(Reason.CERTIFICATE_REFUSED, "The certificate has expired.", log=str(error))
 
     def _channel(self) -> grpc.aio.Channel:
         own = load_credential(self.state)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from hansa.contract.envelope import Signed
+from hansa.contract.errors import HansaError, Reason
 from hansa.contract.outbox import Head
 from hansa.contract.witnessing import LogNews
 from hansa.v1 import node_service_pb2, types_pb2
@@ -21,6 +22,18 @@ def timestamp(moment: datetime) -> Timestamp:
     stamp = Timestamp()
     stamp.FromDatetime(moment)
     return stamp
+
+
+def moment(stamp: Timestamp) -> datetime:
+    """Return the aware time that the coordinator wrote.
+
+    Raises:
+        HansaError: ``PROTOCOL_VIOLATION``; it is none.
+    """
+    try:
+        return stamp.ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        raise HansaError(Reason.PROTOCOL_VIOLATION, log="no time") from error
 
 
 def head_message(head: Head) -> node_service_pb2.Head:

@@ -86,7 +86,7 @@ class Renewal:
                 continue
 
     async def _renew(self, stub: node_service_pb2_grpc.NodeServiceAsyncStub) -> None:
-        key_pem = fresh_key(self.state)
+        old, key_pem = load_credential(self.state).certificate, fresh_key(self.state)
         request = node_service_pb2.RenewCertificateRequest(
             request_id=str(uuid4()), csr_pem=signing_request(key_pem).decode()
         )
@@ -94,7 +94,9 @@ class Renewal:
             response = await stub.RenewCertificate(request, timeout=_CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise remote_error(error) from error
-        old = load_credential(self.state).certificate
+        if load_credential(self.state).certificate != old:
+            # Its operator has enrolled it again meanwhile: that certificate stands, ours went with the old one.
+            raise RenewedError
         try:
             credential = checked_credential(key_pem, response.certificate_pem.encode())
             _check_successor(old, credential.certificate, self.clock())

@@ -11,7 +11,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -25,8 +26,9 @@ from hansa.runtime.clock import Clock
 from hansa.runtime.supervisor import until_first_ends
 from hansa.v1 import node_service_pb2, node_service_pb2_grpc
 from node_agent.audit.witness import LogWitness, Told
+from node_agent.link.clock_watch import ClockWatch
 from node_agent.link.commands import Commands, Wishes, directory_wanted, is_offer
-from node_agent.link.encoding import head_message, head_of, log_news_of, put_log_news, timestamp
+from node_agent.link.encoding import head_message, head_of, log_news_of, moment, put_log_news, timestamp
 from node_agent.reporting import Bells
 from node_agent.store.database import Database
 from node_agent.store.outbox import command_cursor, event_head, events_after, hash_at, store_row
@@ -48,6 +50,17 @@ class Attached:
     heartbeat_seconds: float
 
 
+@dataclass(slots=True)
+class Delivered:
+    """The last event that the coordinator has acknowledged, as far as this agent knows; for the metrics."""
+
+    seq: int = 0
+
+    def upto(self, seq: int) -> None:
+        """Note that all events up to ``seq`` are there."""
+        self.seq = max(self.seq, seq)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionParts:
     """What a session works with; the same for each session of an agent."""
@@ -66,6 +79,8 @@ class SessionParts:
     witness: LogWitness | None = None
     # Whether an offer may be taken in; what is not acknowledged comes again in the next session.
     has_room: Callable[[], bool] = lambda: True
+    watch: ClockWatch = field(default_factory=ClockWatch)
+    delivered: Delivered = field(default_factory=Delivered)
 
 
 class Session:
@@ -106,10 +121,14 @@ class Session:
 
     async def _attach(self, call: Any) -> Attached:
         async with asyncio.timeout(_ATTACH_SECONDS):
+            asked = time.monotonic()
             await self._write(call, hello=await self._hello())
             welcome = (await self._next(call)).welcome
             if not welcome.epoch:
                 raise HansaError(Reason.PROTOCOL_VIOLATION, log="no welcome")
+            # Before any command comes: what is offered is judged by a clock that was compared.
+            self._compare(welcome, time.monotonic() - asked)
+            self._parts.delivered.upto(welcome.event_cursor.seq)
             proof = await self._parts.database.run(lambda session: _proof(session, welcome))
             await self._write(call, head_proof=proof)
         _log.info("attached", epoch=welcome.epoch, event_cursor=welcome.event_cursor.seq)
@@ -158,6 +177,7 @@ class Session:
             await self._apply(call, place, frame.command)
         elif kind == "event_ack":
             self._acknowledged(frame.event_ack.upto_seq)
+            self._parts.delivered.upto(frame.event_ack.upto_seq)
         elif kind == "fenced":
             raise HansaError(_fence_reason(frame.fenced.reason), log=f"by epoch {frame.fenced.by_epoch}")
         elif kind == "heartbeat_reply":
@@ -165,7 +185,14 @@ class Session:
         else:
             raise HansaError(Reason.PROTOCOL_VIOLATION, log=f"unexpected frame {kind}")
 
+    def _compare(self, told: node_service_pb2.Welcome | node_service_pb2.HeartbeatReply, delay_seconds: float) -> None:
+        """Compare the clocks, if the coordinator has told the time."""
+        if told.HasField("wall"):
+            delay = timedelta(seconds=min(max(delay_seconds, 0.0), SESSION_SILENCE.total_seconds()))
+            self._parts.watch.compare(self._parts.clock(), moment(told.wall), delay)
+
     async def _hear(self, reply: node_service_pb2.HeartbeatReply) -> None:
+        self._compare(reply, time.monotonic() - reply.echo_monotonic_ms / 1000)
         witness = self._parts.witness
         if witness is None:
             return

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.states import RunState
+from hansa.contract.waiting import WAITS_FOR, since
 from node_agent.airlock.decisions import decisions_on
 from node_agent.config import StateFolder
 from node_agent.store.database import Database
@@ -20,7 +21,8 @@ from node_agent.store.models import ApprovalRow, DatasetRow, RunRow, SummaryRow
 
 
 def run_json(run: RunRow) -> dict[str, Any]:
-    """Return a run as the API shows it."""
+    """Return a run as the API shows it; ``updated_at`` is since when it is in its state."""
+    words = WAITS_FOR.get(RunState(run.state))
     return {
         "run_id": run.run_id,
         "job_id": run.job_id,
@@ -30,8 +32,10 @@ def run_json(run: RunRow) -> dict[str, Any]:
         "state": run.state,
         "reason": run.reason,
         "incident": run.incident,
+        "attempt": run.attempt,
         "execution": run.execution,
         "updated_at": run.updated_at.isoformat(),
+        "waits_for": f"{words} {since(run.updated_at)}" if words else "",
     }
 
 

@@ -85,7 +85,8 @@ class NodeView:
     ``approvals`` are those that may speak of the job, ``queued`` counts the
     runs that have not started. ``judged_before`` says that the job was taken
     by this node at an earlier time: then neither the ledger, nor the age of the
-    directory that its researcher knew, nor capacity is asked again.
+    directory that its researcher knew, nor capacity is asked again, nor the
+    clock, which is ``clock_wrong`` where it and the coordinator's differ too much.
     """
 
     site: Site
@@ -95,6 +96,7 @@ class NodeView:
     keys: NodeKeys | None
     seen: Seen = Seen.NEVER
     alarmed: bool = False
+    clock_wrong: bool = False
     manifest: Manifest | None = None
     dataset: LocalDataset | None = None
     approvals: Sequence[HeldApproval] = ()
@@ -142,7 +144,13 @@ def identify(offered: Offered, site: Site) -> JobSpec | None:
 
 def admit(spec: JobSpec, offered: Offered, view: NodeView) -> Admitted | Declined:
     """Return what this node answers to the offer of ``spec``, which ``identify`` has returned."""
-    refusal = _window(spec, view.now) or _replay(view) or _directory(spec, view) or _author(spec, offered.signed, view)
+    refusal = (
+        _clock(view)
+        or _window(spec, view.now)
+        or _replay(view)
+        or _directory(spec, view)
+        or _author(spec, offered.signed, view)
+    )
     if refusal is not None:
         return Declined(refusal)
     trust = _in_force(view)
@@ -198,6 +206,11 @@ def still_stands(
         for one in taken
     )
     return None if holds else RunReason.APPROVAL_REFUSED
+
+
+def _clock(view: NodeView) -> RunReason | None:
+    """Judge whether time can be judged at all: deadlines, approvals and metadata are judged by it."""
+    return RunReason.CLOCK_WRONG if view.clock_wrong and not view.judged_before else None
 
 
 def _window(spec: JobSpec, now: datetime) -> RunReason | None:

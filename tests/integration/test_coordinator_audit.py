@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.cli.main import main
 from coordinator.services.erasure import erase_words
-from coordinator.services.nodes import Act, invite_node
+from coordinator.services.nodes import Act, Invite, invite_node
 from coordinator.store.audit import AuditRepository
 from coordinator.store.audit_check import LogState, _entries, _is_sound, verify_log
 from coordinator.store.database import Database
@@ -179,7 +179,7 @@ def test_where_the_log_cannot_be_written_nothing_is_done(store: Database) -> Non
     before = store.run_sync(lambda session: session.execute(sa.text("SELECT count(*) FROM nodes")).scalar())
 
     def invite(session: Session) -> None:
-        invite_node(session, NodeId("FI"), "secret", expires_at=NOW, act=Act("op1", NOW))
+        invite_node(session, Invite(node=NodeId("FI"), secret="secret", expires_at=NOW), Act("op1", NOW))
 
     with pytest.raises(DBAPIError):
         store.run_sync(invite)

@@ -14,7 +14,7 @@ import pytest
 from hansa.contract.digests import bundle_digest
 from hansa.contract.errors import Reason
 from hansa.v1 import admin_service_pb2, catalogue_service_pb2, types_pb2
-from tests.support.live_coordinator import RITA, LiveCoordinator, NodeKey, live_coordinator, reason_of
+from tests.support.live_coordinator import AUDITOR, OLGA, RITA, LiveCoordinator, NodeKey, live_coordinator, reason_of
 from tests.support.stores import empty_store_url, postgres
 
 __all__ = ["empty_store_url", "postgres"]
@@ -108,8 +108,9 @@ async def test_a_node_goes_the_whole_way_and_every_act_stands_in_the_audit_list(
     await live.admin("SuspendNode", suspend)
     await live.two("ResumeNode", admin_service_pb2.ResumeNodeRequest(request_id="t", node="FI"))
     await live.two("RevokeNode", admin_service_pb2.RevokeNodeRequest(request_id="u", node="FI", reason="left"))
-    nodes = (await live.catalogue("ListNodes", catalogue_service_pb2.ListNodesRequest(), RITA)).nodes
-    assert [(node.node, node.state, node.reason) for node in nodes] == [("FI", types_pb2.Node.REVOKED, "left")]
+    for person, reason in ((OLGA, "left"), (AUDITOR, "left"), (RITA, "")):
+        nodes = (await live.catalogue("ListNodes", catalogue_service_pb2.ListNodesRequest(), person)).nodes
+        assert [(node.node, node.state, node.reason) for node in nodes] == [("FI", types_pb2.Node.REVOKED, reason)]
     entries = (await live.admin("ListAudit", admin_service_pb2.ListAuditRequest())).entries
     assert [(entry.actor, entry.action) for entry in reversed(entries)] == [
         ("init", "trust_in_force"),

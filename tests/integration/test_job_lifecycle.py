@@ -105,7 +105,9 @@ async def test_a_job_completes_when_all_summaries_are_there_in_whatever_order(
     await world.upload("ES", job, contents["ES"])
     await let_out(world, nodes["ES"], job, contents["ES"])
     await let_out(world, nodes["IT"], job, contents["IT"])
-    assert await waits_for(world, job.job_id) == "IT: the released summary is on its way"
+    assert (await waits_for(world, job.job_id)).startswith(
+        "2 of 3 answers; IT: the released summary is on its way since"
+    )
     with pytest.raises(HansaError) as caught:
         await result(world, job.job_id)
     assert caught.value.reason is Reason.JOB_NOT_ENDED
@@ -242,7 +244,7 @@ async def test_a_watch_tells_the_job_at_once_and_after_each_change_until_its_end
     async with asyncio.timeout(20):
         assert (await seen.get()).job.runs[0].state is RunState.OFFERED
         await nodes["FI"].tell(report(run_at(job.job_id, "FI"), "AWAITING_RELEASE"))
-        assert (await seen.get()).waits_for == "FI: waits for an output checker"
+        assert (await seen.get()).waits_for.startswith("0 of 1 answers; FI: waits for an output checker since ")
         await nodes["FI"].tell(report(run_at(job.job_id, "FI"), "WITHHELD", reason="WITHHELD"))
         assert (await seen.get()).job.state is JobState.WITHHELD
         await watcher
@@ -286,7 +288,9 @@ async def test_a_job_with_its_quorum_does_not_wait_for_a_node_that_stays_away(
     assert world.database.run_sync(partial(next_due, now=before)) == before + SESSION_SILENCE
 
     world.clock.advance(SESSION_SILENCE)
-    assert "IT: unreachable since" in await waits_for(world, job.job_id)
+    words = await waits_for(world, job.job_id)
+    assert words.startswith("2 of 2 answers; IT: unreachable since 20")
+    assert "; last state OFFERED since 20" in words
     assert world.database.run_sync(partial(due_jobs, since=before, now=world.clock())) == [job.job_id]
     await world.desk.commit(lambda s: (None, settle(s, job.job_id, world.desk.turn())))
     assert (await world.job(job.job_id)).state is JobState.COMPLETED

@@ -47,10 +47,23 @@ def test_a_revocation_is_final(before: list[NodeEvent], after: list[NodeEvent]) 
 
 
 @given(EVENTS)
-def test_a_node_that_was_confirmed_is_never_invited_again(events: list[NodeEvent]) -> None:
-    states = run(events)
+def test_a_node_that_was_confirmed_is_never_invited_but_for_a_new_certificate(events: list[NodeEvent]) -> None:
+    states = run([event for event in events if event is not NodeEvent.INVITE_AGAIN])
     if NodeState.ACTIVE in states:
         assert NodeState.INVITED not in states[states.index(NodeState.ACTIVE) :]
+
+
+@given(EVENTS)
+def test_a_member_that_is_invited_again_is_admitted_only_after_another_confirmation(after: list[NodeEvent]) -> None:
+    begin = [NodeEvent.REDEEM, NodeEvent.CONFIRM, NodeEvent.INVITE_AGAIN]
+    states = run([*begin, *(event for event in after if event is not NodeEvent.CONFIRM)])
+    assert states[2:4] == [NodeState.ACTIVE, NodeState.INVITED]
+    assert NodeState.ACTIVE not in states[3:]
+
+
+@pytest.mark.parametrize("state", sorted(set(NodeState) - {NodeState.ACTIVE}))
+def test_a_node_that_is_set_apart_is_not_let_back_in_by_an_invitation(state: NodeState) -> None:
+    assert (state, NodeEvent.INVITE_AGAIN) not in NODE_TRANSITIONS
 
 
 @pytest.mark.parametrize("state", list(NodeState))

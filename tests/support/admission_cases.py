@@ -182,6 +182,7 @@ GROUNDS: Final[tuple[tuple[str, Callable[[Case], None], RunReason], ...]] = (
     ("another federation", _set("job", federation="other.example"), RunReason.JOB_INVALID),
     ("not for this node", _set("job", datasets=_ELSEWHERE, quorum=1), RunReason.JOB_INVALID),
     ("another round", _set("offered", round=2), RunReason.JOB_INVALID),
+    ("clock wrong", _set("view", clock_wrong=True), RunReason.CLOCK_WRONG),
     ("too late", _set("job", not_after=START), RunReason.DEADLINE_PASSED),
     ("too early", _set("job", not_before=START + timedelta(hours=1)), RunReason.JOB_INVALID),
     ("replayed", _set("view", seen=Seen.OTHER), RunReason.JOB_REPLAYED),

@@ -248,6 +248,7 @@ class Bench:
     bells: Bells
     now: datetime = START
     alarmed: bool = False
+    clock_wrong: bool = False
     enqueued: list[str] = field(default_factory=list)
 
     def trust_changes(self, **fields: Any) -> None:
@@ -368,6 +369,7 @@ def open_bench(
         keys=NodeKeys(entry.signing_key, entry.agreement_key),
         draining=lambda: wishes.draining,
         alarm=lambda: held[0].alarmed,
+        clock_wrong=lambda: held[0].clock_wrong,
     )
     gate = Gate(
         analyses=catalogue,

@@ -28,8 +28,13 @@ class Served:
 
 
 @contextmanager
-def serving_coordinator(folder: Path) -> Iterator[Served]:
-    """Yield a new coordinator in ``folder``, whose trust repository the public commands made."""
+def serving_coordinator(folder: Path, settings: str = "") -> Iterator[Served]:
+    """Yield a new coordinator in ``folder``, whose trust repository the public commands made.
+
+    Args:
+        folder: where all of it lies.
+        settings: further lines for its ``coordinator.toml``.
+    """
     ceremony = Ceremony(folder / "trust")
     ceremony.init()
     ceremony.add_people(PEOPLE | OPERATORS)
@@ -39,6 +44,8 @@ def serving_coordinator(folder: Path) -> Iterator[Served]:
     keys = [word for name in ("snapshot", "timestamp", "log") for word in (f"--{name}-key", ceremony.key(name))]
     ports = ["--people-port", people, "--enrolment-port", enrolment, "--node-port", node]
     _run("init", state, "--trust", ceremony.repo, *keys, *ports)
+    with (state / "coordinator.toml").open("a") as file:
+        file.write(settings)
     _run("profile", state, "--write", folder)
     profiles = [profile_of(name, ceremony.key(name), folder / "people.toml") for name in OPERATORS]
     log = folder / "coordinator.log"

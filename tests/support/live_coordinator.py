@@ -141,10 +141,12 @@ class LiveCoordinator:
             raise caught.value
         return await self.admin(method, request, OSCAR)
 
-    async def invite(self, node: str = "FI", request_id: str = "", valid_seconds: int = 0) -> str:
+    async def invite(
+        self, node: str = "FI", request_id: str = "", valid_seconds: int = 0, *, again: bool = False
+    ) -> str:
         """Return a token as the operator's client makes it."""
         request = admin_service_pb2.InviteNodeRequest(
-            request_id=request_id or uuid4().hex, node=node, valid_seconds=valid_seconds
+            request_id=request_id or uuid4().hex, node=node, valid_seconds=valid_seconds, again=again
         )
         answer = await self.two("InviteNode", request)
         fingerprint = self.foundation.keys.server_ca.fingerprint

@@ -208,6 +208,15 @@ async def test_a_draining_node_declines_new_offers(bench: Bench) -> None:
     assert (run.state, run.reason) == ("DECLINED", "NODE_DRAINING")
 
 
+async def test_a_node_that_cannot_tell_the_time_declines_new_offers_and_goes_on_with_what_it_has(bench: Bench) -> None:
+    before = await bench.running(job())
+    bench.clock_wrong = True
+    run = await bench.offer(offer(job()))
+    assert (run.state, run.reason) == ("DECLINED", "CLOCK_WRONG")
+    await bench.executions.finish(summary(before))
+    assert (await bench.run(before.run_id)).state == "RELEASED"
+
+
 # --- the pace of sessions ---------------------------------------------------------
 
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from coordinator.domain.explanation import explain
+from coordinator.domain.explanation import Answers, answers, explain, unreachable_since, waiting
 from coordinator.domain.records import Contact, JobRecord, RunRecord
-from hansa.contract.states import JobState, RunState
+from hansa.contract.states import RUN_TERMINAL, JobState, RunState
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 
@@ -51,12 +51,18 @@ FI = run("FI", RunState.RELEASED, stored=True)
     [
         (
             job(JobState.PENDING, 3, FI, run("ES", RunState.AWAITING_RELEASE), run("IT", RunState.RUNNING, away=5)),
-            "ES: waits for an output checker; IT: unreachable since 2026-05-01 11:55 UTC",
+            (
+                "not enough nodes: 2 of 3; ES: waits for an output checker since 2026-05-01 12:00 UTC; "
+                "IT: unreachable since 2026-05-01 11:55 UTC; last state RUNNING since 2026-05-01 12:00 UTC"
+            ),
         ),
-        (job(JobState.PENDING, 1, replace(FI, stored=False)), "FI: the released summary is on its way"),
+        (
+            job(JobState.PENDING, 1, replace(FI, stored=False)),
+            "0 of 1 answers; FI: the released summary is on its way since 2026-05-01 12:00 UTC",
+        ),
         (
             job(JobState.PENDING, 2, FI, replace(run("ES", RunState.OFFERED), contact=Contact(False, None))),  # noqa: FBT003
-            "ES: unreachable so far",
+            "not enough nodes: 1 of 2; ES: unreachable so far; last state OFFERED since 2026-05-01 12:00 UTC",
         ),
         (
             job(JobState.COMPLETED, 1, FI, run("ES", RunState.WITHHELD, reason="WITHHELD")),
@@ -76,3 +82,22 @@ FI = run("FI", RunState.RELEASED, stored=True)
 )
 def test_a_job_says_what_it_waits_for_or_why_it_ended(shown: JobRecord, words: str) -> None:
     assert explain(shown, NOW) == words
+
+
+def test_every_open_state_has_words_and_says_since_when() -> None:
+    for state in set(RunState) - RUN_TERMINAL:
+        assert waiting(run("FI", state), NOW).endswith(" since 2026-05-01 12:00 UTC")
+    for state in RUN_TERMINAL - {RunState.RELEASED}:
+        assert waiting(run("FI", state), NOW) == ""
+
+
+def test_answers_that_cannot_come_any_more_are_out_of_reach() -> None:
+    away, gone = run("IT", RunState.RUNNING, away=5), run("SE", RunState.FAILED)
+    assert answers(job(JobState.PENDING, 2, FI, away, gone, run("ES", RunState.QUEUED)), NOW) == Answers(1, 2)
+    assert answers(job(JobState.COMPLETED, 1, FI, run("ES", RunState.CANCELLED)), NOW) == Answers(1, 1)
+
+
+def test_a_node_is_unreachable_only_where_its_run_is_open() -> None:
+    assert unreachable_since(run("FI", RunState.RUNNING, away=5), NOW) == NOW - timedelta(minutes=5)
+    assert unreachable_since(run("FI", RunState.RUNNING), NOW) is None
+    assert unreachable_since(run("FI", RunState.FAILED, away=5), NOW) is None

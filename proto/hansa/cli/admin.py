@@ -54,20 +54,24 @@ def node() -> None:
 @node.command()
 @click.argument("name", metavar="NODE")
 @click.option("--valid", type=Duration(Reason.MALFORMED, "valid"), default="30m", show_default=True, help="At most 7d.")
+@click.option("--again", is_flag=True, help="NODE is a member and needs a new certificate; those it has are revoked.")
 @remote
 @click.pass_obj
-def invite(invocation: Invocation, name: str, valid: timedelta, output: str) -> None:
+def invite(invocation: Invocation, *, name: str, valid: timedelta, again: bool, output: str) -> None:
     """Print the one-time token with which NODE enrols."""
     if valid > _MOST_INVITED:
         raise HansaError(Reason.MALFORMED, "An invitation is valid for at most 7 days.", field="valid")
-    invited = run(invocation, lambda client: client.admin.invite_node(name, valid=valid))
+    invited = run(invocation, lambda client: client.admin.invite_node(name, valid=valid, again=again))
     expires = f"{invited.expires_at:%Y-%m-%dT%H:%M:%S}Z"
     if output == "json":
         print_json({"node": name, "token": invited.token, "expires_at": expires})
         return
     # The token alone on stdout, so that a script can take it.
     click.echo(safe(invited.token))
-    click.echo(f"Valid until {expires}, for one key. At the node: hansa-node enrol TOKEN", err=True)
+    click.echo(
+        f"Valid until {expires}, for one key. At the node: hansa-node enrol {'--again ' if again else ''}TOKEN",
+        err=True,
+    )
 
 
 @node.command()

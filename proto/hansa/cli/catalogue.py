@@ -121,11 +121,20 @@ def print_nodes(found: Sequence[types_pb2.Node], output: str) -> None:
         print_json({"nodes": [documents.node(one) for one in found]})
         return
     rows = [
-        (one.node, cell(documents.node_state(one)), _connection(one), documents.shown_time(one.since), one.reason)
+        (
+            one.node,
+            cell(documents.node_state(one)),
+            documents.connection(one),
+            documents.shown_time(one.since),
+            _clock(one),
+            one.reason,
+        )
         for one in found
     ]
-    print_table(("NODE", "STATE", "CONNECTION", "SINCE", "REASON"), rows, nothing="There is no node.")
+    columns = ("NODE", "STATE", "CONNECTION", "SINCE", "CLOCK", "REASON")
+    print_table(columns, rows, nothing="There is no node.")
 
 
-def _connection(node: types_pb2.Node) -> str:
-    return "connected" if node.connected else "unreachable"
+def _clock(node: types_pb2.Node) -> str:
+    """Return by how much the node's clock is off; empty where that is not worth a word."""
+    return f"{node.clock_ahead_seconds:+d} s" if node.clock_ahead_seconds else ""

@@ -46,6 +46,7 @@ def job(message: types_pb2.Job) -> Document:
         "submitted_at": rfc3339(message.submitted_at),
         "deadline": rfc3339(message.deadline),
         "waits_for": message.waits_for,
+        "answers": {"here": message.answers, "needed": message.quorum, "in_reach": message.answers_in_reach},
         "nodes": [run(one) for one in message.runs],
     }
 
@@ -59,7 +60,11 @@ def run(message: types_pb2.Run) -> Document:
         "incident": message.incident,
         "dataset": message.dataset,
         "run_id": message.run_id,
+        "attempt": message.attempt,
+        "execution": message.execution,
         "updated_at": rfc3339(message.updated_at),
+        "unreachable_since": rfc3339(message.unreachable_since),
+        "waits_for": message.waits_for,
     }
 
 
@@ -78,6 +83,13 @@ def node_state(message: types_pb2.Node) -> str:
     return enum_name(types_pb2.Node.State.keys(), types_pb2.Node.State.values(), message.state)
 
 
+def connection(message: types_pb2.Node) -> str:
+    """Return whether a node is ``connected``, ``unreachable``, or was ``never seen``."""
+    if message.connected:
+        return "connected"
+    return "unreachable" if moment(message.since) else "never seen"
+
+
 def node(message: types_pb2.Node) -> Document:
     """Return a node."""
     return {
@@ -85,6 +97,8 @@ def node(message: types_pb2.Node) -> Document:
         "state": node_state(message),
         "connected": message.connected,
         "since": rfc3339(message.since),
+        "connection": connection(message),
+        "clock_ahead_seconds": message.clock_ahead_seconds,
         "reason": message.reason,
         "key_fingerprint": message.key_fingerprint,
     }

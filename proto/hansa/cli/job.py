@@ -185,6 +185,7 @@ def _show_job(found: types_pb2.Job, output: str) -> None:
             "analysis": found.analysis,
             "submitter": found.submitter,
             "quorum": f"{found.quorum} of {len(found.runs)}",
+            "answers": f"{found.answers} here, {found.answers_in_reach} in reach",
             "submitted": documents.shown_time(found.submitted_at),
             "deadline": documents.shown_time(found.deadline),
             "now": found.waits_for,
@@ -195,13 +196,16 @@ def _show_job(found: types_pb2.Job, output: str) -> None:
             one["node"],
             one["dataset"],
             one["state"],
+            documents.shown_time(ran.updated_at),
+            one["waits_for"],
             one["reason"],
             one["incident"],
-            documents.shown_time(ran.updated_at),
+            f"{one['attempt']}.{one['execution']}",
         )
         for ran, one in ((ran, documents.run(ran)) for ran in found.runs)
     ]
-    print_table(("NODE", "DATASET", "STATE", "REASON", "INCIDENT", "SINCE"), rows, nothing="It has no runs.")
+    columns = ("NODE", "DATASET", "STATE", "SINCE", "WAITS FOR", "REASON", "INCIDENT", "TRY")
+    print_table(columns, rows, nothing="It has no runs.")
 
 
 @job.command()

@@ -22,6 +22,8 @@ MAX_DATASETS: Final = 1_000
 MAX_VARIANTS: Final = 10_000
 
 TOKEN_LIFE: Final = timedelta(seconds=60)
+# Clocks that differ by more than the first are warned of, by more than the second take no new work.
+CLOCK_WORTH_A_WORD: Final = timedelta(seconds=30)
 CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 MAX_DEADLINE: Final = timedelta(days=366)
 

@@ -9,13 +9,33 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import Any, Final, TypeAlias
 
 import structlog
 
 _SECRET_WORDS: Final = ("token", "secret", "password", "private", "passport", "signature", "csr")
 _STRUCK: Final = "[struck out]"
+
+Event: TypeAlias = Mapping[str, Any]
+_LISTENERS: Final[list[Callable[[Event], None]]] = []
+
+
+@contextmanager
+def listening(hear: Callable[[Event], None]) -> Iterator[None]:
+    """Tell ``hear`` of every event, with secrets struck out, until the context ends; it must not log or block."""
+    _LISTENERS.append(hear)
+    try:
+        yield
+    finally:
+        _LISTENERS.remove(hear)
+
+
+def _tell(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for hear in tuple(_LISTENERS):
+        hear(event)
+    return event
 
 
 def strike_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -51,7 +71,7 @@ def set_up_logging(process: str, *, level: int = logging.INFO) -> None:
     root.handlers = [handler]
     root.setLevel(level)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*shared, _tell, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         # Not cached: a logger that was used before would keep to the set-up of that time.

@@ -51,11 +51,16 @@ class AdminClient:
 
         return await read_pages(fetch)
 
-    async def invite_node(self, node: str, *, valid: timedelta) -> InvitedNode:
+    async def invite_node(self, node: str, *, valid: timedelta, again: bool = False) -> InvitedNode:
         """Return the invitation: its secret is told this once and stored nowhere.
 
         The token is made here, with the CA and the trust root of the caller's
         own profile: a coordinator cannot choose what a node will believe.
+
+        Args:
+            node: its name.
+            valid: for how long.
+            again: also a member, whose certificates are revoked by it.
 
         Raises:
             RemoteError: ``PENDING_SECOND``; another operator has to ask too.
@@ -65,7 +70,10 @@ class AdminClient:
         (ca, *_) = x509.load_pem_x509_certificates(read_ca(profile.ca_file))
         root = read_trust_root(profile.trust_root)
         request = wire.InviteNodeRequest(
-            request_id=self._connection.request_id(), node=node, valid_seconds=int(valid.total_seconds())
+            request_id=self._connection.request_id(),
+            node=node,
+            valid_seconds=int(valid.total_seconds()),
+            again=again,
         )
         answer = await self._connection.call(self._stub.InviteNode, request)
         fingerprint, root_digest = ca.fingerprint(hashes.SHA256()), hashlib.sha256(root).digest()

@@ -102,20 +102,26 @@ class InviteNodeRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
     VALID_SECONDS_FIELD_NUMBER: _builtins.int
+    AGAIN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     node: _builtins.str
     valid_seconds: _builtins.int
     """At most 7 days; 30 minutes when zero."""
+    again: _builtins.bool
+    """Also where the node is a member already: for a new certificate of the same
+    node. Those that it has are revoked at once; its runs and outboxes stay.
+    """
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         node: _builtins.str = ...,
         valid_seconds: _builtins.int = ...,
+        again: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "request_id", b"request_id", "valid_seconds", b"valid_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "node", b"node", "request_id", b"request_id", "valid_seconds", b"valid_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

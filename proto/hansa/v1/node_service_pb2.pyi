@@ -167,6 +167,7 @@ class Welcome(_message.Message):
     EVENT_CURSOR_FIELD_NUMBER: _builtins.int
     COMMAND_HEAD_FIELD_NUMBER: _builtins.int
     HEARTBEAT_SECONDS_FIELD_NUMBER: _builtins.int
+    WALL_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     nonce: _builtins.bytes
     store_uuid: _builtins.str
@@ -180,6 +181,10 @@ class Welcome(_message.Message):
     def command_head(self) -> Global___Head:
         """The last command in the coordinator's outbox for this node."""
 
+    @_builtins.property
+    def wall(self) -> _timestamp_pb2.Timestamp:
+        """The coordinator's clock, which the node compares with its own before it takes work."""
+
     def __init__(
         self,
         *,
@@ -190,10 +195,11 @@ class Welcome(_message.Message):
         event_cursor: Global___Head | None = ...,
         command_head: Global___Head | None = ...,
         heartbeat_seconds: _builtins.int = ...,
+        wall: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command_head", b"command_head", "event_cursor", b"event_cursor"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command_head", b"command_head", "event_cursor", b"event_cursor", "wall", b"wall"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_head", b"command_head", "epoch", b"epoch", "event_cursor", b"event_cursor", "generation", b"generation", "heartbeat_seconds", b"heartbeat_seconds", "nonce", b"nonce", "store_uuid", b"store_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_head", b"command_head", "epoch", b"epoch", "event_cursor", b"event_cursor", "generation", b"generation", "heartbeat_seconds", b"heartbeat_seconds", "nonce", b"nonce", "store_uuid", b"store_uuid", "wall", b"wall"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

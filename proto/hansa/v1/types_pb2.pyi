@@ -131,6 +131,8 @@ class Run(_message.Message):
     INCIDENT_FIELD_NUMBER: _builtins.int
     DATASET_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_SINCE_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     node: _builtins.str
     round: _builtins.int
@@ -142,8 +144,16 @@ class Run(_message.Message):
     incident: _builtins.str
     """A number the node's operator can look up; empty unless the run failed."""
     dataset: _builtins.str
+    waits_for: _builtins.str
+    """What it waits for, and since when, for people; empty once it has ended."""
     @_builtins.property
-    def updated_at(self) -> _timestamp_pb2.Timestamp: ...
+    def updated_at(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is in this state, as the coordinator learned it."""
+
+    @_builtins.property
+    def unreachable_since(self) -> _timestamp_pb2.Timestamp:
+        """Since when its node is unreachable; not set where it is not."""
+
     def __init__(
         self,
         *,
@@ -157,10 +167,12 @@ class Run(_message.Message):
         incident: _builtins.str = ...,
         dataset: _builtins.str = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        unreachable_since: _timestamp_pb2.Timestamp | None = ...,
+        waits_for: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["unreachable_since", b"unreachable_since", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "dataset", b"dataset", "execution", b"execution", "incident", b"incident", "node", b"node", "reason", b"reason", "round", b"round", "run_id", b"run_id", "state", b"state", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "dataset", b"dataset", "execution", b"execution", "incident", b"incident", "node", b"node", "reason", b"reason", "round", b"round", "run_id", b"run_id", "state", b"state", "unreachable_since", b"unreachable_since", "updated_at", b"updated_at", "waits_for", b"waits_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -208,6 +220,8 @@ class Job(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     RUNS_FIELD_NUMBER: _builtins.int
     WAITS_FOR_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    ANSWERS_IN_REACH_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     analysis: _builtins.str
     submitter: _builtins.str
@@ -215,6 +229,10 @@ class Job(_message.Message):
     quorum: _builtins.int
     waits_for: _builtins.str
     """What the job waits for, or why it ended; for people."""
+    answers: _builtins.int
+    """Nodes whose released summary is here."""
+    answers_in_reach: _builtins.int
+    """Nodes whose summary is here or may still come: they can be reached and have not ended without one."""
     @_builtins.property
     def submitted_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -233,10 +251,12 @@ class Job(_message.Message):
         deadline: _timestamp_pb2.Timestamp | None = ...,
         runs: _abc.Iterable[Global___Run] | None = ...,
         waits_for: _builtins.str = ...,
+        answers: _builtins.int = ...,
+        answers_in_reach: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "submitted_at", b"submitted_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "deadline", b"deadline", "job_id", b"job_id", "quorum", b"quorum", "runs", b"runs", "state", b"state", "submitted_at", b"submitted_at", "submitter", b"submitter", "waits_for", b"waits_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "answers", b"answers", "answers_in_reach", b"answers_in_reach", "deadline", b"deadline", "job_id", b"job_id", "quorum", b"quorum", "runs", b"runs", "state", b"state", "submitted_at", b"submitted_at", "submitter", b"submitter", "waits_for", b"waits_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -307,15 +327,19 @@ class Node(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     KEY_FINGERPRINT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    CLOCK_AHEAD_SECONDS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     state: Global___Node.State.ValueType
     connected: _builtins.bool
     key_fingerprint: _builtins.str
     """SHA-256 of the node's public key, "sha256:<hex>"; for the confirmation."""
     reason: _builtins.str
+    """Why it is suspended, quarantined or revoked; for operators and auditors only."""
+    clock_ahead_seconds: _builtins.int
+    """By how much the clock of a connected node is ahead of the coordinator's, where that is over 30 s either way."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
-        """Since when connected, or since when unreachable."""
+        """Since when connected, or since when unreachable; not set where it was never seen."""
 
     def __init__(
         self,
@@ -326,10 +350,11 @@ class Node(_message.Message):
         since: _timestamp_pb2.Timestamp | None = ...,
         key_fingerprint: _builtins.str = ...,
         reason: _builtins.str = ...,
+        clock_ahead_seconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "key_fingerprint", b"key_fingerprint", "node", b"node", "reason", b"reason", "since", b"since", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ahead_seconds", b"clock_ahead_seconds", "connected", b"connected", "key_fingerprint", b"key_fingerprint", "node", b"node", "reason", b"reason", "since", b"since", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
