@@ -29,6 +29,8 @@ from node_agent.audit.log import append
 from node_agent.catalogue import InstalledAnalysis, is_sound
 from node_agent.config import StateFolder
 from node_agent.reporting import Bells, Reporter, advance
+from node_agent.run_facts import facts_of
+from node_agent.run_rules import is_current, may_claim
 from node_agent.situation import Situation
 from node_agent.staging.snapshot import is_in_place
 from node_agent.store.database import Database
@@ -195,7 +197,7 @@ class Executions:
 
 def _staged(session: Session, run_id: str) -> RunRow:
     run = session.get(RunRow, run_id)
-    if run is None or run.state != RunState.STAGING:
+    if run is None or not may_claim(facts_of(run)):
         raise HansaError(Reason.EXECUTION_SUPERSEDED)
     return run
 
@@ -206,7 +208,7 @@ def _dataset_of(run: RunRow, session: Session) -> DatasetRow | None:
 
 def _current(session: Session, run_id: str, execution: int) -> RunRow:
     run = session.get(RunRow, run_id)
-    if run is None or run.execution != execution or run.state not in (RunState.RUNNING, RunState.CANCELLING):
+    if run is None or not is_current(facts_of(run), execution):
         raise HansaError(Reason.EXECUTION_SUPERSEDED)
     return run
 

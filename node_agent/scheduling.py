@@ -8,34 +8,31 @@ is decided when a worker claims the run.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 import structlog
-from sqlalchemy import or_, select
+from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from hansa.contract.errors import RunReason
 from hansa.contract.states import RUN_TERMINAL, RunEvent, RunState
 from hansa.runtime.clock import Clock
 from node_agent.offers import active_runs
 from node_agent.policy.policy import Policy
 from node_agent.reporting import Bells, Reporter, advance
+from node_agent.run_facts import facts_of
+from node_agent.run_rules import BEAT_PATIENCE, STARTED, due, is_message_lost, is_silent, next_to_start
 from node_agent.store.database import Database
 from node_agent.store.models import RunRow
 
 _log = structlog.get_logger(__name__)
 
-MESSAGE_PATIENCE: Final = timedelta(seconds=10)
-BEAT_PATIENCE: Final = timedelta(seconds=15)
-MAX_EXECUTIONS: Final = 3
 # Steps further apart: it was us who slept (or the clock that jumped), not the workers.
 _BACK_TO_BACK: Final = BEAT_PATIENCE / 3
 _TICK_SECONDS: Final = 1.0
-_STARTED: Final = (RunState.RUNNING.value, RunState.CANCELLING.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,56 +96,42 @@ class Scheduler:
     def _start(self, session: Session, now: datetime) -> Sequence[str]:
         """Return the runs whose message is to be sent, new ones and lost ones."""
         room = self.policy().admission.max_active_runs - active_runs(session)
-        queued = session.scalars(
-            select(RunRow).where(RunRow.state == RunState.QUEUED).order_by(RunRow.created_at).limit(max(room, 0))
-        ).all()
-        for run in queued:
+        queued = {run.run_id: run for run in _in_states(session, (RunState.QUEUED,))}
+        lost = [run for run in _in_states(session, (RunState.STAGING,)) if is_message_lost(facts_of(run), now)]
+        started = next_to_start([facts_of(run) for run in queued.values()], room)
+        for run_id in started:
+            run = queued[run_id]
             run.execution += 1
             run.enqueued_at, run.beat_at, run.worker = now, None, ""
             advance(session, run, RunEvent.STAGE, reporter=self.reporter, now=now)
-        lost = session.scalars(
-            select(RunRow).where(
-                RunRow.state == RunState.STAGING,
-                or_(RunRow.enqueued_at.is_(None), RunRow.enqueued_at < now - MESSAGE_PATIENCE),
-            )
-        ).all()
         for run in lost:
             run.enqueued_at = now
-        return [run.run_id for run in (*queued, *lost)]
+        return [*started, *(run.run_id for run in lost)]
 
     def _mend(self, session: Session, now: datetime) -> int:
         """Expire runs past their deadline, re-queue those whose worker is silent."""
-        open_ = session.scalars(
-            select(RunRow).where(RunRow.state.not_in([state.value for state in RUN_TERMINAL]))
-        ).all()
+        open_ = _in_states(session, frozenset(RunState) - RUN_TERMINAL)
         return sum(self._mend_one(session, run, now) for run in open_)
 
     def _mend_one(self, session: Session, run: RunRow, now: datetime) -> bool:
-        if run.not_after <= now:
-            self._advance(session, run, RunEvent.EXPIRE, now, RunReason.DEADLINE_PASSED)
-            return True
-        silent = run.beat_at is not None and run.beat_at < now - BEAT_PATIENCE
-        if run.state not in _STARTED or not silent:
+        facts = facts_of(run)
+        what = due(facts, now)
+        if what is None:
             return False
-        _log.warning("worker_silent", run_id=run.run_id, execution=run.execution)
-        if run.state == RunState.CANCELLING:
-            self._advance(session, run, RunEvent.CONFIRM_CANCELLED, now, RunReason.CANCELLED)
-        elif run.execution >= MAX_EXECUTIONS:
-            self._advance(session, run, RunEvent.FAIL, now, RunReason.RUN_LOST)
-        else:
-            self._advance(session, run, RunEvent.LOSE_LEASE, now)
+        if is_silent(facts, now):
+            _log.warning("worker_silent", run_id=run.run_id, execution=run.execution)
+        advance(session, run, what.event, reporter=self.reporter, now=now, reason=what.reason or "")
         return True
-
-    def _advance(
-        self, session: Session, run: RunRow, event: RunEvent, now: datetime, reason: RunReason | None = None
-    ) -> None:
-        advance(session, run, event, reporter=self.reporter, now=now, reason=reason or "")
 
     def _pardon(self, session: Session) -> None:
         """Start every lease anew: while the agent was not there, no worker could beat."""
         now = self.clock()
-        for run in session.scalars(select(RunRow).where(RunRow.state.in_(_STARTED))):
+        for run in _in_states(session, STARTED):
             run.beat_at = now
+
+
+def _in_states(session: Session, states: Collection[RunState]) -> Sequence[RunRow]:
+    return session.scalars(select(RunRow).where(RunRow.state.in_([state.value for state in states]))).all()
 
 
 def _forget_messages(session: Session, run_ids: Sequence[str]) -> None:

@@ -1,0 +1,125 @@
+"""What becomes of a run at its node, as pure rules: who may start, beat and commit, and what is due when.
+
+No clock, no store, no broker: the scheduler and the workers' calls gather the
+facts inside their transactions and do what is answered. The simulator asks the
+same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from hansa.contract.errors import RunReason
+from hansa.contract.states import RUN_TERMINAL, RunEvent, RunState
+
+MESSAGE_PATIENCE: Final = timedelta(seconds=10)
+BEAT_PATIENCE: Final = timedelta(seconds=15)
+MAX_EXECUTIONS: Final = 3
+
+# A worker has it, and says so again and again.
+STARTED: Final = frozenset({RunState.RUNNING, RunState.CANCELLING})
+# Nothing of these runs anywhere, so that a wish to cancel is fulfilled at once: a run
+# that waits in the airlock, or for its worker, runs nowhere.
+_RUNS_NOWHERE: Final = frozenset(
+    {
+        RunState.ACCEPTED,
+        RunState.AWAITING_APPROVAL,
+        RunState.QUEUED,
+        RunState.STAGING,
+        RunState.AWAITING_RELEASE,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What the rules have to know of a run.
+
+    ``enqueued_at`` is when its message went to the broker, ``beat_at`` when its
+    worker last gave a sign of life; None: never, in this execution.
+    """
+
+    run_id: str
+    attempt: int
+    execution: int
+    state: RunState
+    not_after: datetime
+    created_at: datetime
+    enqueued_at: datetime | None = None
+    beat_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What has to happen to a run now, and the reason to give for it."""
+
+    event: RunEvent
+    reason: RunReason | None = None
+
+
+def due(run: RunFacts, now: datetime) -> Due | None:
+    """Return what time has done to ``run``; None if nothing.
+
+    Past its deadline it ends. A worker that is silent for too long costs an
+    execution, the last one the run.
+    """
+    if run.state in RUN_TERMINAL:
+        return None
+    if run.not_after <= now:
+        return Due(RunEvent.EXPIRE, RunReason.DEADLINE_PASSED)
+    if not is_silent(run, now):
+        return None
+    if run.state is RunState.CANCELLING:
+        return Due(RunEvent.CONFIRM_CANCELLED, RunReason.CANCELLED)
+    return lost(run)
+
+
+def lost(run: RunFacts) -> Due:
+    """Return what the loss of the running execution costs."""
+    if run.execution >= MAX_EXECUTIONS:
+        return Due(RunEvent.FAIL, RunReason.RUN_LOST)
+    return Due(RunEvent.LOSE_LEASE)
+
+
+def is_silent(run: RunFacts, now: datetime) -> bool:
+    """Say whether ``run`` has a worker that was not heard for too long."""
+    return run.state in STARTED and run.beat_at is not None and run.beat_at < now - BEAT_PATIENCE
+
+
+def is_message_lost(run: RunFacts, now: datetime) -> bool:
+    """Say whether the broker has to be told of ``run`` again; one message too many does no harm."""
+    if run.state is not RunState.STAGING:
+        return False
+    return run.enqueued_at is None or run.enqueued_at < now - MESSAGE_PATIENCE
+
+
+def next_to_start(queued: Sequence[RunFacts], room: int) -> Sequence[str]:
+    """Return the ids of the runs that start next, the oldest first, at most ``room``."""
+    waiting = sorted(queued, key=lambda run: (run.created_at, run.run_id))
+    return [run.run_id for run in waiting[: max(room, 0)]]
+
+
+def may_claim(run: RunFacts) -> bool:
+    """Say whether a worker may take ``run``, whatever message told it to."""
+    return run.state is RunState.STAGING
+
+
+def is_current(run: RunFacts, execution: int) -> bool:
+    """Say whether ``execution`` may beat and commit: only the highest one of a run that is at work."""
+    return run.execution == execution and run.state in STARTED
+
+
+def when_cancelled(run: RunFacts, attempt: int) -> Sequence[Due]:
+    """Return what a wish to cancel ``attempt`` of ``run`` leads to, in order.
+
+    A repeat, another attempt, or a run that has ended: nothing. A run at work
+    is cancelled only when its worker has confirmed it.
+    """
+    if run.attempt != attempt or run.state in RUN_TERMINAL or run.state is RunState.CANCELLING:
+        return ()
+    if run.state in _RUNS_NOWHERE:
+        return Due(RunEvent.CANCEL), Due(RunEvent.CONFIRM_CANCELLED, RunReason.CANCELLED)
+    return (Due(RunEvent.CANCEL),)
