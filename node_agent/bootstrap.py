@@ -30,9 +30,11 @@ from node_agent.config import AgentConfig, StateFolder, load_config, lock_state_
 from node_agent.datasets import Datasets
 from node_agent.execution.broker import EmbeddedBroker, broker_url
 from node_agent.execution.celery_app import enqueue_run, make_app
+from node_agent.execution.presence import Premises
 from node_agent.executions import Executions
 from node_agent.keys.identity import load_identity
 from node_agent.keys.signing import KeySigner
+from node_agent.leftovers import Leftovers
 from node_agent.link.commands import Commands, Wishes
 from node_agent.link.daemon import Link, Standing
 from node_agent.link.encoding import WireReporter
@@ -136,6 +138,7 @@ class Agent:
         self._datasets = Datasets(
             database=database, state=state, reporter=self._reporter, bells=self._bells, clock=utc_now
         )
+        premises = Premises(state.path)
         self._scheduler = Scheduler(
             database=database,
             policy=policy.current,
@@ -143,7 +146,9 @@ class Agent:
             bells=self._bells,
             clock=utc_now,
             enqueue=enqueue,
+            premises=premises,
         )
+        self._leftovers = Leftovers(database=database, premises=premises)
         self._retention = Retention(database=database, state=state, policy=policy.current, clock=utc_now)
         self._policy_changes = PolicyChanges(book=policy, database=database, clock=utc_now)
         self._link = self._make_link()
@@ -262,6 +267,7 @@ class Agent:
             {
                 "link": self._link.run,
                 "scheduler": self._scheduler.run,
+                "leftovers": self._leftovers.run,
                 "local_api": self._serve_api,
                 "retention": self._retention.run,
             },

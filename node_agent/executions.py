@@ -30,7 +30,7 @@ from node_agent.catalogue import InstalledAnalysis, is_sound
 from node_agent.config import StateFolder
 from node_agent.reporting import Bells, Reporter, advance
 from node_agent.run_facts import facts_of
-from node_agent.run_rules import is_current, may_claim
+from node_agent.run_rules import STARTED, is_current, may_claim, repeats_claim
 from node_agent.situation import Situation
 from node_agent.staging.snapshot import is_in_place
 from node_agent.store.database import Database
@@ -73,30 +73,37 @@ class Executions:
     bells: Bells
     clock: Clock
 
-    async def claim(self, run_id: str, worker: str) -> dict[str, Any]:
+    async def claim(self, run_id: str, worker: str, token: str = "") -> dict[str, Any]:
         """Give ``run_id`` to ``worker``; return all it needs to run it.
+
+        Asked again with the same ``token`` the answer is the same: the first
+        one may have been lost with the agent that gave it.
 
         Raises:
             HansaError: ``EXECUTION_SUPERSEDED``; the run is not to be started
                 (any more), whatever the broker says.
         """
-        staged, analysis = await self.database.run(lambda session: self._needed(session, run_id))
+        asked = _Asked(run_id, worker, token)
+        staged, analysis = await self.database.run(lambda session: self._needed(session, asked))
         sound = staged is not None and await asyncio.to_thread(is_in_place, Path(staged.folder), staged.snapshot)
         sound = sound and analysis is not None and await asyncio.to_thread(is_sound, analysis)
         now = self.clock()
 
         def work(session: Session) -> dict[str, Any]:
-            run = _staged(session, run_id)
+            run = _claimable(session, asked)
+            dataset = _dataset_of(run, session)
+            if run.state in STARTED:
+                run.beat_at = now
+                return self._claimed(run, dataset, analysis) if dataset and analysis else {}
             if self._stopped(session, run, now, starting=True):
                 return {}
-            dataset = _dataset_of(run, session)
             # Another bundle of this name and version may have come into force since it was looked for.
             same = analysis is not None and analysis.digest == parse_job(run.payload).analysis.digest
             if dataset is None or analysis is None or not sound or not same:
                 _log.error("run_not_staged", run_id=run_id, dataset=run.dataset, sound=sound)
                 self._fail(session, run, now, RunReason.STAGING_FAILED)
                 return {}
-            run.worker, run.beat_at = worker, now
+            run.worker, run.claim, run.beat_at = worker, token, now
             append(session, execution_started(run, dataset.snapshot), now)
             advance(session, run, RunEvent.START, reporter=self.reporter, now=now)
             return self._claimed(run, dataset, analysis)
@@ -107,8 +114,8 @@ class Executions:
             raise HansaError(Reason.EXECUTION_SUPERSEDED)
         return claimed
 
-    def _needed(self, session: Session, run_id: str) -> tuple[DatasetRow | None, InstalledAnalysis | None]:
-        run = _staged(session, run_id)
+    def _needed(self, session: Session, asked: _Asked) -> tuple[DatasetRow | None, InstalledAnalysis | None]:
+        run = _claimable(session, asked)
         return _dataset_of(run, session), self.analyses.get(run.analysis)
 
     def _stopped(self, session: Session, run: RunRow, now: datetime, *, starting: bool = False) -> bool:
@@ -195,9 +202,21 @@ class Executions:
             return None
 
 
-def _staged(session: Session, run_id: str) -> RunRow:
-    run = session.get(RunRow, run_id)
-    if run is None or not may_claim(facts_of(run)):
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A worker's claim."""
+
+    run_id: str
+    worker: str
+    token: str
+
+
+def _claimable(session: Session, asked: _Asked) -> RunRow:
+    run = session.get(RunRow, asked.run_id)
+    if run is None:
+        raise HansaError(Reason.EXECUTION_SUPERSEDED)
+    facts = facts_of(run)
+    if not may_claim(facts) and not repeats_claim(facts, asked.worker, asked.token):
         raise HansaError(Reason.EXECUTION_SUPERSEDED)
     return run
 

@@ -198,4 +198,6 @@ def _row(offer: SignedOffer, spec: JobSpec | None, now: datetime) -> RunRow:
         enqueued_at=None,
         beat_at=None,
         worker="",
+        claim="",
+        project=spec.project if spec else "",
     )

@@ -18,4 +18,6 @@ def facts_of(run: RunRow) -> RunFacts:
         created_at=run.created_at,
         enqueued_at=run.enqueued_at,
         beat_at=run.beat_at,
+        worker=run.worker,
+        claim=run.claim,
     )

@@ -7,6 +7,7 @@ same functions.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -34,12 +35,30 @@ _RUNS_NOWHERE: Final = frozenset(
 )
 
 
+class WorkerSign(enum.Enum):
+    """Whether a worker program lives, as far as the agent can tell."""
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    # It has left no card: then its silence is all that tells.
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What the agent has found of a running execution: its worker, and whether it is proven that nothing runs."""
+
+    worker: WorkerSign = WorkerSign.UNKNOWN
+    empty: bool = True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
     """What the rules have to know of a run.
 
     ``enqueued_at`` is when its message went to the broker, ``beat_at`` when its
-    worker last gave a sign of life; None: never, in this execution.
+    worker last gave a sign of life; None: never, in this execution. ``claim``
+    is the token that its worker claimed it with.
     """
 
     run_id: str
@@ -50,6 +69,8 @@ class RunFacts:
     created_at: datetime
     enqueued_at: datetime | None = None
     beat_at: datetime | None = None
+    worker: str = ""
+    claim: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +81,28 @@ class Due:
     reason: RunReason | None = None
 
 
-def due(run: RunFacts, now: datetime) -> Due | None:
-    """Return what time has done to ``run``; None if nothing.
+def due(run: RunFacts, now: datetime, seen: Seen = Seen()) -> Due | None:
+    """Return what time and the end of workers have done to ``run``; None if nothing.
 
-    Past its deadline it ends. A worker that is silent for too long costs an
-    execution, the last one the run.
+    Past its deadline it ends. A worker that has died, or is silent for too long,
+    costs an execution, the last one the run. A lease ends only once nothing of
+    the execution runs any more. A run is cancelled only if its worker cannot start
+    anything either, and silence does not tell that.
     """
     if run.state in RUN_TERMINAL:
         return None
     if run.not_after <= now:
         return Due(RunEvent.EXPIRE, RunReason.DEADLINE_PASSED)
-    if not is_silent(run, now):
+    if not is_forsaken(run, now, seen.worker) or not seen.empty:
         return None
-    if run.state is RunState.CANCELLING:
-        return Due(RunEvent.CONFIRM_CANCELLED, RunReason.CANCELLED)
-    return lost(run)
+    if run.state is not RunState.CANCELLING:
+        return lost(run)
+    return None if seen.worker is WorkerSign.ALIVE else Due(RunEvent.CONFIRM_CANCELLED, RunReason.CANCELLED)
+
+
+def is_forsaken(run: RunFacts, now: datetime, worker: WorkerSign) -> bool:
+    """Say whether nobody looks after the running execution: what is left of it is to be killed."""
+    return run.state in STARTED and (worker is WorkerSign.DEAD or is_silent(run, now))
 
 
 def lost(run: RunFacts) -> Due:
@@ -93,7 +121,8 @@ def is_message_lost(run: RunFacts, now: datetime) -> bool:
     """Say whether the broker has to be told of ``run`` again; one message too many does no harm."""
     if run.state is not RunState.STAGING:
         return False
-    return run.enqueued_at is None or run.enqueued_at < now - MESSAGE_PATIENCE
+    # A message of the future was sent before the clock was put back.
+    return run.enqueued_at is None or not now - MESSAGE_PATIENCE <= run.enqueued_at <= now
 
 
 def next_to_start(queued: Sequence[RunFacts], room: int) -> Sequence[str]:
@@ -105,6 +134,11 @@ def next_to_start(queued: Sequence[RunFacts], room: int) -> Sequence[str]:
 def may_claim(run: RunFacts) -> bool:
     """Say whether a worker may take ``run``, whatever message told it to."""
     return run.state is RunState.STAGING
+
+
+def repeats_claim(run: RunFacts, worker: str, token: str) -> bool:
+    """Say whether ``run`` was given to ``worker`` for this very token, and the answer was lost on its way."""
+    return run.state in STARTED and bool(token) and (run.worker, run.claim) == (worker, token)
 
 
 def is_current(run: RunFacts, execution: int) -> bool:

@@ -8,10 +8,10 @@ is decided when a worker claims the run.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 from sqlalchemy import select
@@ -24,7 +24,17 @@ from node_agent.offers import active_runs
 from node_agent.policy.policy import Policy
 from node_agent.reporting import Bells, Reporter, advance
 from node_agent.run_facts import facts_of
-from node_agent.run_rules import BEAT_PATIENCE, STARTED, due, is_message_lost, is_silent, next_to_start
+from node_agent.run_rules import (
+    BEAT_PATIENCE,
+    STARTED,
+    RunFacts,
+    Seen,
+    WorkerSign,
+    due,
+    is_forsaken,
+    is_message_lost,
+    next_to_start,
+)
 from node_agent.store.database import Database
 from node_agent.store.models import RunRow
 
@@ -33,6 +43,17 @@ _log = structlog.get_logger(__name__)
 # Steps further apart: it was us who slept (or the clock that jumped), not the workers.
 _BACK_TO_BACK: Final = BEAT_PATIENCE / 3
 _TICK_SECONDS: Final = 1.0
+_AT_WORK: Final = Seen(worker=WorkerSign.ALIVE, empty=False)
+
+
+class Presence(Protocol):
+    """What the scheduler asks about this host. Both calls block."""
+
+    def signs(self, runs: Sequence[RunFacts]) -> Mapping[tuple[str, int], WorkerSign]:
+        """Return of each running execution (run id, number) whether its worker is still at it."""
+
+    def clear(self, run: RunFacts) -> bool:
+        """Kill what is left of a running execution; return whether it is proven that nothing of it runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +66,7 @@ class Scheduler:
     bells: Bells
     clock: Clock
     enqueue: Callable[[str], None]
+    premises: Presence
 
     async def run(self) -> None:
         """Start what may start, mend what is stuck; once a second and whenever the bell rings."""
@@ -79,7 +101,8 @@ class Scheduler:
     async def step(self, at: datetime | None = None) -> None:
         """Do what is due ``at`` a time; now, if none is given."""
         now = at or self.clock()
-        changed = await self.database.run(lambda session: self._mend(session, now))
+        seen = await self._look(now)
+        changed = await self.database.run(lambda session: self._mend(session, now, seen))
         started = await self.database.run(lambda session: self._start(session, now))
         if changed or started:
             self.bells.events.set()
@@ -102,24 +125,35 @@ class Scheduler:
         for run_id in started:
             run = queued[run_id]
             run.execution += 1
-            run.enqueued_at, run.beat_at, run.worker = now, None, ""
+            run.enqueued_at, run.beat_at, run.worker, run.claim = now, None, "", ""
             advance(session, run, RunEvent.STAGE, reporter=self.reporter, now=now)
         for run in lost:
             run.enqueued_at = now
         return [*started, *(run.run_id for run in lost)]
 
-    def _mend(self, session: Session, now: datetime) -> int:
-        """Expire runs past their deadline, re-queue those whose worker is silent."""
-        open_ = _in_states(session, frozenset(RunState) - RUN_TERMINAL)
-        return sum(self._mend_one(session, run, now) for run in open_)
+    async def _look(self, now: datetime) -> Mapping[tuple[str, int], Seen]:
+        """Look after the workers of all running executions; end what is left of those that nobody looks after."""
+        runs = await self.database.run(lambda session: [facts_of(run) for run in _in_states(session, STARTED)])
+        signs = await asyncio.to_thread(self.premises.signs, runs) if runs else {}
+        seen = {}
+        for run in runs:
+            sign = signs[run.run_id, run.execution]
+            if is_forsaken(run, now, sign):
+                _log.warning("worker_lost", run_id=run.run_id, execution=run.execution, worker=sign.value)
+                empty = await asyncio.to_thread(self.premises.clear, run)
+                seen[run.run_id, run.execution] = Seen(worker=sign, empty=empty)
+        return seen
 
-    def _mend_one(self, session: Session, run: RunRow, now: datetime) -> bool:
-        facts = facts_of(run)
-        what = due(facts, now)
+    def _mend(self, session: Session, now: datetime, seen: Mapping[tuple[str, int], Seen]) -> int:
+        """Expire runs past their deadline, re-queue those whose worker is gone and nothing of whom runs any more."""
+        open_ = _in_states(session, frozenset(RunState) - RUN_TERMINAL)
+        return sum(self._mend_one(session, run, now, seen) for run in open_)
+
+    def _mend_one(self, session: Session, run: RunRow, now: datetime, seen: Mapping[tuple[str, int], Seen]) -> bool:
+        # What was not looked at had a worker then: it is not given up unseen.
+        what = due(facts_of(run), now, seen.get((run.run_id, run.execution), _AT_WORK))
         if what is None:
             return False
-        if is_silent(facts, now):
-            _log.warning("worker_silent", run_id=run.run_id, execution=run.execution)
         advance(session, run, what.event, reporter=self.reporter, now=now, reason=what.reason or "")
         return True
 

@@ -48,6 +48,7 @@ from node_agent.store.models import DatasetRow, EventRow, RunRow, SummaryRow
 from node_agent.store.outbox import event_head, found_store
 from node_agent.trust.book import TrustBook
 from node_agent.trust.keeper import TrustKeeper
+from tests.support.presence_double import PresenceDouble
 from tests.support.trust_world import PROJECT, TrustWorld, build_trust_world
 
 T = TypeVar("T")
@@ -248,6 +249,7 @@ class Bench:
     bells: Bells
     now: datetime = START
     alarmed: bool = False
+    workers: PresenceDouble = field(default_factory=PresenceDouble)
     enqueued: list[str] = field(default_factory=list)
 
     def trust_changes(self, **fields: Any) -> None:
@@ -384,8 +386,10 @@ def open_bench(
     )
     offers = Offers(situation=situation, reporter=reporter)
     snapshot = state.datasets / "FI-lct" / SNAPSHOT.removeprefix("sha256:")
+    workers = PresenceDouble()
     bench = Bench(
         state=state,
+        workers=workers,
         snapshot=snapshot if snapshot.exists() else make_snapshot(snapshot),
         world=world,
         trust=trust,
@@ -410,7 +414,13 @@ def open_bench(
         ),
         airlock=Airlock(database=database, gate=gate, bells=bells, clock=clock),
         scheduler=Scheduler(
-            database=database, policy=current, reporter=reporter, bells=bells, clock=clock, enqueue=enqueue
+            database=database,
+            policy=current,
+            reporter=reporter,
+            bells=bells,
+            clock=clock,
+            enqueue=enqueue,
+            premises=workers,
         ),
         keeper=TrustKeeper(folder=state.trust, book=trust, catalogue=catalogue, database=database, clock=clock),
     )
