@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -40,7 +40,7 @@ from node_agent.policy.admission import NodeKeys
 from node_agent.policy.approvals import Site
 from node_agent.policy.policy import Policy, data_holder, policy_digest, policy_of
 from node_agent.reporting import Bells
-from node_agent.scheduling import Scheduler
+from node_agent.scheduling import Presence, Scheduler
 from node_agent.situation import Situation
 from node_agent.staging.snapshot import SNAPSHOT_FILE, SNAPSHOT_FILES, record_bytes
 from node_agent.store.database import Database
@@ -123,10 +123,10 @@ OPEN_POLICY: Mapping[str, Any] = {
 _PEOPLE = ("ada", "bob", "author", "rev1", "rev2", "rev3", HOLDER, "checker-fi", "checker2-fi", "operator-fi", NODE)
 
 
-def make_world(folder: Path, now: datetime = START) -> TrustWorld:
+def make_world(folder: Path, now: datetime = START, bundle: Mapping[str, bytes] = BUNDLE) -> TrustWorld:
     """Return a federation of FI and ES, signed ``now``, whose analysis is the one that the jobs here ask for."""
     folder.mkdir(parents=True)
-    for name, content in BUNDLE.items():
+    for name, content in bundle.items():
         (folder / name).write_bytes(content)
     return build_trust_world(
         folder,
@@ -336,6 +336,8 @@ def open_bench(
     *,
     approved: bool = True,
     trusted: bool = True,
+    premises: Presence | None = None,
+    enqueue: Callable[[str], None] | None = None,
 ) -> Bench:
     """Return the parts of FI on the store in ``state``; twice on one is a restart.
 
@@ -345,6 +347,8 @@ def open_bench(
         policy: the node's.
         approved: whether its data holder has given a standing approval.
         trusted: whether what the world says is in force already; else the keeper has to fetch it.
+        premises: the look at this host; ``Bench.workers`` unless one is given.
+        enqueue: sends to a broker; else ``Bench.enqueued`` keeps what was sent.
     """
     database = Database.open(state.database)
     reporter, bells, wishes, trust = WireReporter(NODE), Bells(), Wishes(), TrustBook()
@@ -357,7 +361,7 @@ def open_bench(
     def current() -> Policy:
         return held[0].policy
 
-    def enqueue(name: str) -> None:
+    def keep(name: str) -> None:
         held[0].enqueued.append(name)
 
     entry = world.directory.node(NODE)
@@ -419,8 +423,8 @@ def open_bench(
             reporter=reporter,
             bells=bells,
             clock=clock,
-            enqueue=enqueue,
-            premises=workers,
+            enqueue=enqueue or keep,
+            premises=premises or workers,
         ),
         keeper=TrustKeeper(folder=state.trust, book=trust, catalogue=catalogue, database=database, clock=clock),
     )
