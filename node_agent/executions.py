@@ -30,7 +30,7 @@ from node_agent.catalogue import InstalledAnalysis, is_sound
 from node_agent.config import StateFolder
 from node_agent.reporting import Bells, Reporter, advance
 from node_agent.run_facts import facts_of
-from node_agent.run_rules import STARTED, is_current, may_claim, repeats_claim
+from node_agent.run_rules import STARTED, is_current, lost, may_claim, repeats_claim
 from node_agent.situation import Situation
 from node_agent.staging.snapshot import is_in_place
 from node_agent.store.database import Database
@@ -45,6 +45,8 @@ class Outcome(enum.StrEnum):
     SUMMARY = "summary"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    # Through no fault of the analysis; ``reason`` is for the case that it was the last execution.
+    LOST = "lost"
 
 
 class Finish(BaseModel):
@@ -131,6 +133,20 @@ class Executions:
     def _fail(self, session: Session, run: RunRow, now: datetime, reason: RunReason, incident: str = "") -> None:
         advance(session, run, RunEvent.FAIL, reporter=self.reporter, now=now, reason=reason, incident=incident)
 
+    def _lose(self, session: Session, run: RunRow, now: datetime, report: Finish) -> None:
+        what = lost(facts_of(run), report.reason or RunReason.RUN_LOST)
+        incident = report.incident or "" if what.reason else ""
+        _log.warning("execution_lost", run_id=run.run_id, execution=run.execution, incident=report.incident)
+        advance(
+            session,
+            run,
+            what.event,
+            reporter=self.reporter,
+            now=now,
+            reason=what.reason or "",
+            incident=incident,
+        )
+
     def _claimed(self, run: RunRow, dataset: DatasetRow, analysis: InstalledAnalysis) -> dict[str, Any]:
         return {
             "run_id": run.run_id,
@@ -186,6 +202,8 @@ class Executions:
             elif verdict is not None:
                 advance(session, run, RunEvent.COLLECT, reporter=self.reporter, now=now)
                 self.gate.admit(session, run, verdict, now)
+            elif report.outcome is Outcome.LOST:
+                self._lose(session, run, now, report)
             else:
                 self._fail(session, run, now, report.reason or RunReason.ANALYSIS_FAILED, report.incident or "")
 

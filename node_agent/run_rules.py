@@ -105,10 +105,10 @@ def is_forsaken(run: RunFacts, now: datetime, worker: WorkerSign) -> bool:
     return run.state in STARTED and (worker is WorkerSign.DEAD or is_silent(run, now))
 
 
-def lost(run: RunFacts) -> Due:
-    """Return what the loss of the running execution costs."""
+def lost(run: RunFacts, reason: RunReason = RunReason.RUN_LOST) -> Due:
+    """Return what the loss of the running execution costs; ``reason`` if it costs the run."""
     if run.execution >= MAX_EXECUTIONS:
-        return Due(RunEvent.FAIL, RunReason.RUN_LOST)
+        return Due(RunEvent.FAIL, reason)
     return Due(RunEvent.LOSE_LEASE)
 
 

@@ -72,6 +72,8 @@ class Outcome(enum.StrEnum):
     SUMMARY = "summary"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    # Through no fault of the analysis; ``reason`` is for the case that it was the last execution.
+    LOST = "lost"
 
 
 class Finish(BaseModel):

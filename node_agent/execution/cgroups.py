@@ -124,6 +124,14 @@ class Group:
             return 0
         return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
+    def process_refusals(self) -> int:
+        """Return how often a process of the group could not fork for the limit; to be asked before ``kill``."""
+        try:
+            lines = (self.folders["pids"] / "pids.events").read_text().splitlines()
+        except OSError:
+            return 0
+        return sum(int(line.split()[1]) for line in lines if line.startswith("max "))
+
     def remove(self) -> bool:
         """Remove the group if it is empty; return whether it is gone. A repeat does nothing.
 

@@ -198,7 +198,13 @@ class RunExecutor:
             # The task's outermost edge: whatever it was, the agent must hear of an end.
             incident = self.runner.draw_incident()
             _log.exception("runner_crashed", run_id=claimed.run_id, incident=incident)
-            return _failed(claimed.run_id, claimed.execution, RunReason.SANDBOX_FAILED, incident)
+            return Finish(
+                run_id=claimed.run_id,
+                execution=claimed.execution,
+                outcome=Outcome.LOST,
+                reason=RunReason.SANDBOX_FAILED,
+                incident=incident,
+            )
 
     def _report(self, report: Finish) -> None:
         """Report until the agent has heard it: a finished run must outlive a restart of the agent."""

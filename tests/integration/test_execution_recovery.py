@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.execution_cluster import processes_of
-from tests.support.execution_node import ExecutionNode, execution_node
+from tests.support.execution_node import PATIENCE, ExecutionNode, execution_node
 
 pytestmark = pytest.mark.slow
 
@@ -79,3 +81,31 @@ async def test_cancelled_is_shown_once_the_box_is_empty() -> None:
         await node.cancel(run_id)
         await node.until(run_id, lambda run: run.state == "CANCELLED")
         assert not processes_of(node.work(run_id))
+
+
+async def test_a_rule_that_somebody_kills_from_outside_costs_an_execution_and_not_the_run() -> None:
+    async with execution_node() as node:
+        run_id = await node.submit()
+        await at_work(node, run_id)
+        inside = await process_inside(node, run_id, "bash")
+        os.kill(inside, signal.SIGKILL)
+        await node.until(run_id, lambda run: run.execution == 2)
+        await finish(node, run_id, 2)
+
+
+async def process_inside(node: ExecutionNode, run_id: str, name: str) -> int:
+    """Return the newest process of this name in the run's boxes, once there is one."""
+    async with asyncio.timeout(PATIENCE):
+        while not (found := named(processes_of(node.work(run_id)), name)):  # noqa: ASYNC110 - the kernel rings no bell
+            await asyncio.sleep(0.01)
+    return max(found)
+
+
+def named(pids: list[int], name: str) -> list[int]:
+    """Return which of the processes have this name."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text().strip() == name:
+                found.append(pid)
+    return found

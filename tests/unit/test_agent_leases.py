@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from hansa.contract.errors import HansaError, Reason
+from hansa.contract.errors import HansaError, Reason, RunReason
 from hansa.v1 import node_service_pb2
 from node_agent.executions import Finish, Outcome
 from node_agent.leftovers import Leftovers
-from node_agent.run_rules import BEAT_PATIENCE, RunFacts, WorkerSign
+from node_agent.run_rules import BEAT_PATIENCE, MAX_EXECUTIONS, RunFacts, WorkerSign
 from node_agent.store.models import RunRow
 from node_agent.store.outbox import command_cursor
 from tests.support.agent import Bench, collected, job, make_bench, offer
@@ -122,6 +122,31 @@ async def test_a_claim_of_an_execution_before_is_worth_nothing(bench: Bench) -> 
     await bench.executions.claim(run.run_id, "worker-2", OTHER)
     with pytest.raises(HansaError):
         await bench.executions.claim(run.run_id, "worker-1", TOKEN)
+
+
+def lost(execution: int, run: RunRow) -> Finish:
+    return Finish(
+        run_id=run.run_id,
+        execution=execution,
+        outcome=Outcome.LOST,
+        reason=RunReason.SANDBOX_FAILED,
+        incident="00C0FFEE",
+    )
+
+
+async def test_an_execution_that_was_lost_through_no_fault_of_the_analysis_is_followed_by_the_next(
+    bench: Bench,
+) -> None:
+    run = await bench.running(job())
+    for execution in range(1, MAX_EXECUTIONS):
+        await bench.executions.finish(lost(execution, run))
+        waiting = await bench.run(run.run_id)
+        assert (waiting.state, waiting.reason, waiting.incident) == ("QUEUED", "", "")
+        await bench.step()
+        await bench.executions.claim(run.run_id, "worker-1")
+    await bench.executions.finish(lost(MAX_EXECUTIONS, run))
+    ended = await bench.run(run.run_id)
+    assert (ended.state, ended.reason, ended.incident) == ("FAILED", "SANDBOX_FAILED", "00C0FFEE")
 
 
 class _Host:
