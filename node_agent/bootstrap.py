@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from node_agent.catalogue import Catalogue, approved_digests
 from node_agent.config import AgentConfig, StateFolder, load_config, lock_state_folder, short_path
 from node_agent.datasets import Datasets
 from node_agent.execution.broker import EmbeddedBroker, broker_url
-from node_agent.execution.celery_app import enqueue_run, make_app
+from node_agent.execution.celery_app import enqueue_run, make_app, waiting_runs
 from node_agent.execution.presence import Premises
 from node_agent.executions import Executions
 from node_agent.keys.identity import load_identity
@@ -48,7 +48,7 @@ from node_agent.policy.book import PolicyBook
 from node_agent.policy.changes import PolicyChanges
 from node_agent.reporting import Bells
 from node_agent.retention import Retention
-from node_agent.scheduling import Scheduler
+from node_agent.scheduling import RunQueue, Scheduler
 from node_agent.situation import Situation
 from node_agent.spool.uploader import Uploader
 from node_agent.store.database import Database
@@ -87,7 +87,8 @@ async def _serve(state: StateFolder, config: AgentConfig, policy: PolicyBook, da
             await broker.start()
             stack.push_async_callback(broker.stop)
         app = make_app(broker_url(state.path, config.broker_url))
-        await Agent(state, config, policy, database, partial(enqueue_run, app)).run(stop)
+        queue = RunQueue(partial(enqueue_run, app), partial(waiting_runs, app))
+        await Agent(state, config, policy, database, queue).run(stop)
     _log.info("agent_stopped")
 
 
@@ -100,7 +101,7 @@ class Agent:
         config: AgentConfig,
         policy: PolicyBook,
         database: Database,
-        enqueue: Callable[[str], None],
+        queue: RunQueue,
     ) -> None:
         """Build the parts; nothing runs before ``run``."""
         self._state, self._config, self._policy, self._database = state, config, policy, database
@@ -145,7 +146,7 @@ class Agent:
             reporter=self._reporter,
             bells=self._bells,
             clock=utc_now,
-            enqueue=enqueue,
+            queue=queue,
             premises=premises,
         )
         self._leftovers = Leftovers(database=database, premises=premises)

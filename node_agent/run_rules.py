@@ -8,7 +8,7 @@ same functions.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -17,6 +17,8 @@ from hansa.contract.errors import RunReason
 from hansa.contract.states import RUN_TERMINAL, RunEvent, RunState
 
 MESSAGE_PATIENCE: Final = timedelta(seconds=10)
+# So long a message may be on its way before it is worth asking the broker whether it has it.
+LOOK_PATIENCE: Final = timedelta(seconds=2)
 BEAT_PATIENCE: Final = timedelta(seconds=15)
 MAX_EXECUTIONS: Final = 3
 
@@ -33,6 +35,14 @@ _RUNS_NOWHERE: Final = frozenset(
         RunState.AWAITING_RELEASE,
     }
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a project has of the node: its runs at work, and when it was last given a place."""
+
+    active: int = 0
+    served_at: datetime | None = None
 
 
 class WorkerSign(enum.Enum):
@@ -71,6 +81,7 @@ class RunFacts:
     beat_at: datetime | None = None
     worker: str = ""
     claim: str = ""
+    project: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +128,65 @@ def is_silent(run: RunFacts, now: datetime) -> bool:
     return run.state in STARTED and run.beat_at is not None and run.beat_at < now - BEAT_PATIENCE
 
 
-def is_message_lost(run: RunFacts, now: datetime) -> bool:
-    """Say whether the broker has to be told of ``run`` again; one message too many does no harm."""
+def is_message_lost(run: RunFacts, now: datetime, patience: timedelta = MESSAGE_PATIENCE) -> bool:
+    """Say whether a message that was sent about ``run`` should have been taken by now, and may be lost."""
     if run.state is not RunState.STAGING:
         return False
     # A message of the future was sent before the clock was put back.
-    return run.enqueued_at is None or not now - MESSAGE_PATIENCE <= run.enqueued_at <= now
+    return run.enqueued_at is None or not now - patience <= run.enqueued_at <= now
 
 
-def next_to_start(queued: Sequence[RunFacts], room: int) -> Sequence[str]:
-    """Return the ids of the runs that start next, the oldest first, at most ``room``."""
-    waiting = sorted(queued, key=lambda run: (run.created_at, run.run_id))
-    return [run.run_id for run in waiting[: max(room, 0)]]
+def lost_messages(staging: Sequence[RunFacts], depth: int | None, now: datetime) -> Sequence[str]:
+    """Return the runs of which the broker has to be told again; one message too many does no harm.
+
+    As long as it holds as many messages as runs wait, none is lost and none is
+    sent, however long the workers take. So it never holds more than two for each.
+
+    Args:
+        staging: the runs whose message was sent.
+        depth: how many messages the broker holds; None if it does not tell.
+        now: aware time.
+    """
+    if depth is None:
+        return [run.run_id for run in staging if is_message_lost(run, now)]
+    if depth >= len(staging):
+        return [run.run_id for run in staging if run.enqueued_at is None]
+    return [run.run_id for run in staging if is_message_lost(run, now, LOOK_PATIENCE)]
+
+
+def next_to_start(queued: Sequence[RunFacts], room: int, shares: Mapping[str, Share] | None = None) -> Sequence[str]:
+    """Return the ids of the runs that start next, at most ``room``: projects take turns.
+
+    The next place is the project's that has the fewest runs at work; among
+    equals that was given a place the longest time ago; then the one's whose
+    oldest run waits longest. So nobody's flood makes another project wait for
+    more than the next free place.
+
+    Args:
+        queued: runs that wait; of each project at least its ``room`` oldest.
+        room: how many may start.
+        shares: what the projects have had; one that is not in it has had nothing.
+    """
+    waiting: dict[str, list[RunFacts]] = {}
+    for run in sorted(queued, key=_age, reverse=True):
+        waiting.setdefault(run.project, []).append(run)
+    had = {name: (shares or {}).get(name, Share()) for name in waiting}
+    places = {name: share.active for name, share in had.items()}
+    # Who is given a place now goes behind everybody.
+    turns = {name: (0, share.served_at.timestamp() if share.served_at else 0.0) for name, share in had.items()}
+    chosen: list[str] = []
+    while waiting and len(chosen) < room:
+        project = min(waiting, key=lambda name: (places[name], turns[name], _age(waiting[name][-1])))
+        places[project] += 1
+        turns[project] = (1, float(len(chosen)))
+        chosen.append(waiting[project].pop().run_id)
+        if not waiting[project]:
+            del waiting[project]
+    return chosen
+
+
+def _age(run: RunFacts) -> tuple[datetime, str]:
+    return run.created_at, run.run_id
 
 
 def may_claim(run: RunFacts) -> bool:

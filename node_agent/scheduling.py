@@ -18,14 +18,15 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from hansa.contract.states import RUN_TERMINAL, RunEvent, RunState
+from hansa.contract.states import RunEvent, RunState
 from hansa.runtime.clock import Clock
 from node_agent.offers import active_runs
 from node_agent.policy.policy import Policy
 from node_agent.reporting import Bells, Reporter, advance
-from node_agent.run_facts import facts_of
+from node_agent.run_facts import facts_of, in_states, oldest_queued, past_deadline, shares
 from node_agent.run_rules import (
     BEAT_PATIENCE,
+    LOOK_PATIENCE,
     STARTED,
     RunFacts,
     Seen,
@@ -33,6 +34,7 @@ from node_agent.run_rules import (
     due,
     is_forsaken,
     is_message_lost,
+    lost_messages,
     next_to_start,
 )
 from node_agent.store.database import Database
@@ -44,6 +46,18 @@ _log = structlog.get_logger(__name__)
 _BACK_TO_BACK: Final = BEAT_PATIENCE / 3
 _TICK_SECONDS: Final = 1.0
 _AT_WORK: Final = Seen(worker=WorkerSign.ALIVE, empty=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RunQueue:
+    """The broker's queue of runs. Both calls block.
+
+    ``enqueue`` sends a run's id; ``depth`` tells how many messages wait, None
+    if that cannot be told.
+    """
+
+    enqueue: Callable[[str], None]
+    depth: Callable[[], int | None] = lambda: None
 
 
 class Presence(Protocol):
@@ -58,14 +72,14 @@ class Presence(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduler:
-    """The agent's loop over its runs. ``enqueue`` sends a run id to the broker (blocking)."""
+    """The agent's loop over its runs."""
 
     database: Database
     policy: Callable[[], Policy]
     reporter: Reporter
     bells: Bells
     clock: Clock
-    enqueue: Callable[[str], None]
+    queue: RunQueue
     premises: Presence
 
     async def run(self) -> None:
@@ -103,12 +117,13 @@ class Scheduler:
         now = at or self.clock()
         seen = await self._look(now)
         changed = await self.database.run(lambda session: self._mend(session, now, seen))
-        started = await self.database.run(lambda session: self._start(session, now))
+        depth = await self._depth(now)
+        started = await self.database.run(lambda session: self._start(session, now, depth))
         if changed or started:
             self.bells.events.set()
         for number, run_id in enumerate(started):
             try:
-                await asyncio.to_thread(self.enqueue, run_id)
+                await asyncio.to_thread(self.queue.enqueue, run_id)
             except Exception:
                 # The broker is away, also for the others; the runs stay STAGING and are sent again.
                 _log.exception("enqueue_failed", run_id=run_id)
@@ -116,24 +131,30 @@ class Scheduler:
                 await self.database.run(lambda session: _forget_messages(session, unsent))  # noqa: B023
                 return
 
-    def _start(self, session: Session, now: datetime) -> Sequence[str]:
+    async def _depth(self, now: datetime) -> int | None:
+        """Return how many messages the broker holds, where one of them should have been taken by now."""
+        staging = await self.database.run(lambda session: _facts(session, (RunState.STAGING,)))
+        if not any(is_message_lost(run, now, LOOK_PATIENCE) for run in staging):
+            return len(staging)
+        return await asyncio.to_thread(self.queue.depth)
+
+    def _start(self, session: Session, now: datetime, depth: int | None) -> Sequence[str]:
         """Return the runs whose message is to be sent, new ones and lost ones."""
+        lost = lost_messages(_facts(session, (RunState.STAGING,)), depth, now)
         room = self.policy().admission.max_active_runs - active_runs(session)
-        queued = {run.run_id: run for run in _in_states(session, (RunState.QUEUED,))}
-        lost = [run for run in _in_states(session, (RunState.STAGING,)) if is_message_lost(facts_of(run), now)]
-        started = next_to_start([facts_of(run) for run in queued.values()], room)
+        started = next_to_start(oldest_queued(session, room), room, shares(session))
         for run_id in started:
-            run = queued[run_id]
+            run = session.get_one(RunRow, run_id)
             run.execution += 1
-            run.enqueued_at, run.beat_at, run.worker, run.claim = now, None, "", ""
+            run.beat_at, run.worker, run.claim = None, "", ""
             advance(session, run, RunEvent.STAGE, reporter=self.reporter, now=now)
-        for run in lost:
-            run.enqueued_at = now
-        return [*started, *(run.run_id for run in lost)]
+        for run_id in (*started, *lost):
+            session.get_one(RunRow, run_id).enqueued_at = now
+        return [*started, *lost]
 
     async def _look(self, now: datetime) -> Mapping[tuple[str, int], Seen]:
         """Look after the workers of all running executions; end what is left of those that nobody looks after."""
-        runs = await self.database.run(lambda session: [facts_of(run) for run in _in_states(session, STARTED)])
+        runs = await self.database.run(lambda session: _facts(session, STARTED))
         signs = await asyncio.to_thread(self.premises.signs, runs) if runs else {}
         seen = {}
         for run in runs:
@@ -146,8 +167,8 @@ class Scheduler:
 
     def _mend(self, session: Session, now: datetime, seen: Mapping[tuple[str, int], Seen]) -> int:
         """Expire runs past their deadline, re-queue those whose worker is gone and nothing of whom runs any more."""
-        open_ = _in_states(session, frozenset(RunState) - RUN_TERMINAL)
-        return sum(self._mend_one(session, run, now, seen) for run in open_)
+        runs = {run.run_id: run for run in (*past_deadline(session, now), *in_states(session, STARTED))}
+        return sum(self._mend_one(session, run, now, seen) for run in runs.values())
 
     def _mend_one(self, session: Session, run: RunRow, now: datetime, seen: Mapping[tuple[str, int], Seen]) -> bool:
         # What was not looked at had a worker then: it is not given up unseen.
@@ -160,12 +181,12 @@ class Scheduler:
     def _pardon(self, session: Session) -> None:
         """Start every lease anew: while the agent was not there, no worker could beat."""
         now = self.clock()
-        for run in _in_states(session, STARTED):
+        for run in in_states(session, STARTED):
             run.beat_at = now
 
 
-def _in_states(session: Session, states: Collection[RunState]) -> Sequence[RunRow]:
-    return session.scalars(select(RunRow).where(RunRow.state.in_([state.value for state in states]))).all()
+def _facts(session: Session, states: Collection[RunState]) -> Sequence[RunFacts]:
+    return [facts_of(run) for run in in_states(session, states)]
 
 
 def _forget_messages(session: Session, run_ids: Sequence[str]) -> None:

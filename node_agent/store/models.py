@@ -65,6 +65,7 @@ class RunRow(Base):
         Index("runs_by_state", "state"),
         Index("runs_by_deadline", "state", "not_after"),
         Index("runs_by_project", "state", "project", "created_at", "run_id"),
+        Index("runs_by_turn", "project", "enqueued_at"),
     )
 
     run_id: Mapped[str] = mapped_column(String(32), primary_key=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -40,7 +40,7 @@ from node_agent.policy.admission import NodeKeys
 from node_agent.policy.approvals import Site
 from node_agent.policy.policy import Policy, data_holder, policy_digest, policy_of
 from node_agent.reporting import Bells
-from node_agent.scheduling import Presence, Scheduler
+from node_agent.scheduling import Presence, RunQueue, Scheduler
 from node_agent.situation import Situation
 from node_agent.staging.snapshot import SNAPSHOT_FILE, SNAPSHOT_FILES, record_bytes
 from node_agent.store.database import Database
@@ -251,6 +251,8 @@ class Bench:
     alarmed: bool = False
     workers: PresenceDouble = field(default_factory=PresenceDouble)
     enqueued: list[str] = field(default_factory=list)
+    # What the broker says it holds; None: it does not tell.
+    depth: int | None = None
 
     def trust_changes(self, **fields: Any) -> None:
         """Replace fields of the directory, and put the new version in force at the node."""
@@ -337,7 +339,7 @@ def open_bench(
     approved: bool = True,
     trusted: bool = True,
     premises: Presence | None = None,
-    enqueue: Callable[[str], None] | None = None,
+    queue: RunQueue | None = None,
 ) -> Bench:
     """Return the parts of FI on the store in ``state``; twice on one is a restart.
 
@@ -348,7 +350,7 @@ def open_bench(
         approved: whether its data holder has given a standing approval.
         trusted: whether what the world says is in force already; else the keeper has to fetch it.
         premises: the look at this host; ``Bench.workers`` unless one is given.
-        enqueue: sends to a broker; else ``Bench.enqueued`` keeps what was sent.
+        queue: a broker's; else ``Bench.enqueued`` keeps what was sent, and nobody counts it.
     """
     database = Database.open(state.database)
     reporter, bells, wishes, trust = WireReporter(NODE), Bells(), Wishes(), TrustBook()
@@ -423,7 +425,7 @@ def open_bench(
             reporter=reporter,
             bells=bells,
             clock=clock,
-            enqueue=enqueue or keep,
+            queue=queue or RunQueue(keep, lambda: held[0].depth),
             premises=premises or workers,
         ),
         keeper=TrustKeeper(folder=state.trust, book=trust, catalogue=catalogue, database=database, clock=clock),

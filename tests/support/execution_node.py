@@ -29,7 +29,7 @@ from node_agent.audit.trail import AuditTrail
 from node_agent.config import create_state_folder, short_path
 from node_agent.datasets import Datasets
 from node_agent.execution.broker import EmbeddedBroker
-from node_agent.execution.celery_app import enqueue_run, make_app
+from node_agent.execution.celery_app import enqueue_run, make_app, waiting_runs
 from node_agent.execution.presence import Premises
 from node_agent.leftovers import Leftovers
 from node_agent.link.encoding import WireReporter
@@ -37,6 +37,7 @@ from node_agent.local_api.server import LocalApi
 from node_agent.local_api.views import Views
 from node_agent.policy.book import PolicyBook
 from node_agent.policy.changes import PolicyChanges
+from node_agent.scheduling import RunQueue
 from node_agent.store.models import RunRow
 from node_agent.store.outbox import command_cursor
 from tests.support.agent import (
@@ -93,7 +94,11 @@ class ExecutionNode:
         app = make_app(self.broker.url)
         premises = Premises(self.path)
         self.bench = open_bench(
-            self.bench.state, self.world, self.policy, premises=premises, enqueue=partial(enqueue_run, app)
+            self.bench.state,
+            self.world,
+            self.policy,
+            premises=premises,
+            queue=RunQueue(partial(enqueue_run, app), partial(waiting_runs, app)),
         )
         self.bench.now = utc_now()
         if cancelled:

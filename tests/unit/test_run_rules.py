@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,17 +13,21 @@ from hansa.contract.errors import RunReason
 from hansa.contract.states import RUN_TERMINAL, RUN_TRANSITIONS, RunEvent, RunState
 from node_agent.run_rules import (
     BEAT_PATIENCE,
+    LOOK_PATIENCE,
     MAX_EXECUTIONS,
     MESSAGE_PATIENCE,
     STARTED,
     Due,
     RunFacts,
     Seen,
+    Share,
     WorkerSign,
     due,
     is_current,
     is_message_lost,
+    lost_messages,
     may_claim,
+    next_to_start,
     repeats_claim,
     when_cancelled,
 )
@@ -109,16 +114,93 @@ def test_the_last_lost_execution_costs_the_run() -> None:
     ],
 )
 def test_a_message_is_sent_again_whichever_way_the_clock_has_jumped(enqueued_at: datetime | None, lost: bool) -> None:
-    run = RunFacts(
-        run_id="0" * 32,
+    assert is_message_lost(staging(enqueued_at), NOW) is lost
+
+
+def staging(sent: datetime | None, run_id: str = "0" * 32) -> RunFacts:
+    return RunFacts(
+        run_id=run_id,
         attempt=1,
         execution=1,
         state=RunState.STAGING,
         not_after=NOW + timedelta(days=2),
         created_at=NOW,
-        enqueued_at=enqueued_at,
+        enqueued_at=sent,
     )
-    assert is_message_lost(run, NOW) is lost
+
+
+@given(st.lists(st.none() | TIMES, max_size=8), st.none() | st.integers(0, 20))
+def test_the_broker_never_holds_more_than_two_messages_for_a_run(
+    sent: list[datetime | None], depth: int | None
+) -> None:
+    runs = [staging(at, f"{number:032x}") for number, at in enumerate(sent)]
+    again = lost_messages(runs, depth, NOW)
+    if depth is not None and None not in sent:
+        assert not again or depth + len(again) < 2 * len(runs)
+    assert {run.run_id for run in runs if run.enqueued_at is None} <= set(again)
+
+
+def test_all_of_a_lost_brokers_messages_are_sent_again_within_seconds() -> None:
+    runs = [staging(NOW - LOOK_PATIENCE - timedelta(seconds=1), f"{number:032x}") for number in range(4)]
+    assert lost_messages(runs, 0, NOW) == [run.run_id for run in runs]
+    assert lost_messages(runs, 4, NOW) == []
+
+
+def queued(project: str, minute: int) -> RunFacts:
+    return RunFacts(
+        run_id=f"{project}-{minute}",
+        attempt=1,
+        execution=0,
+        state=RunState.QUEUED,
+        not_after=NOW + timedelta(days=2),
+        created_at=NOW + timedelta(minutes=minute),
+        project=project,
+    )
+
+
+QUEUED = st.lists(
+    st.builds(queued, st.sampled_from("abc"), st.integers(0, 50)), unique_by=lambda run: run.run_id, max_size=30
+)
+SHARES = st.dictionaries(st.sampled_from("abc"), st.builds(Share, st.integers(0, 5), st.none() | TIMES))
+
+
+@given(QUEUED, SHARES, st.integers(-2, 10))
+def test_projects_take_turns_and_within_one_the_oldest_run_is_first(
+    waiting: list[RunFacts], shares: dict[str, Share], room: int
+) -> None:
+    chosen = next_to_start(waiting, room, shares)
+    assert len(chosen) == len(set(chosen)) == min(max(room, 0), len(waiting))
+    for project in "abc":
+        own = [run.run_id for run in sorted(waiting, key=lambda run: run.created_at) if run.project == project]
+        assert [run_id for run_id in own if run_id in chosen] == own[: sum(run_id in own for run_id in chosen)]
+    before = {project: shares.get(project, Share()).active for project in "abc"}
+    after = {p: before[p] + sum(run_id.startswith(p) for run_id in chosen) for p in "abc"}
+    still_waiting = {run.project for run in waiting if run.run_id not in chosen}
+    # Whoever was given a place had no more than any project that still waits.
+    gainers = [p for p in "abc" if after[p] > before[p]]
+    assert all(after[p] - 1 <= after[other] for p in gainers for other in still_waiting)
+
+
+@given(st.integers(1, 4), st.integers(1, 12), st.data())
+def test_a_flood_makes_another_projects_job_wait_for_no_more_than_one_job(slots: int, flood: int, data: Any) -> None:
+    """Jobs last one unit from when they start; the other project's job comes at any moment of a flood."""
+    comes = data.draw(st.integers(0, flood * 10))
+    waiting = [queued("a", minute) for minute in range(flood * slots)]
+    ends: list[int] = []
+    served: dict[str, datetime] = {}
+    for tick in range(flood * 10 + 30):
+        if tick == comes:
+            waiting.append(queued("b", 10_000))
+        ends = [end for end in ends if end > tick]
+        shares = {"a": Share(len(ends), served.get("a"))}
+        for run_id in next_to_start(waiting, slots - len(ends), shares):
+            waiting = [run for run in waiting if run.run_id != run_id]
+            served[run_id[0]] = NOW + timedelta(seconds=tick)
+            ends.append(tick + 10)
+            if run_id == "b-10000":
+                assert tick - comes <= 10
+                return
+    raise AssertionError("never started")
 
 
 @given(RUNS, st.sampled_from(["", "w1", "w2"]), st.sampled_from(["", "c1", "c2"]))

@@ -20,6 +20,7 @@ def upgrade() -> None:
     op.add_column("runs", sa.Column("project", sa.String(length=64), nullable=False, server_default=""))
     op.create_index("runs_by_deadline", "runs", ["state", "not_after"])
     op.create_index("runs_by_project", "runs", ["state", "project", "created_at", "run_id"])
+    op.create_index("runs_by_turn", "runs", ["project", "enqueued_at"])
     connection = op.get_bind()
     # Only who has yet to start is chosen by project.
     waiting = sa.select(_runs.c.run_id, _runs.c.payload).where(
@@ -31,6 +32,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index("runs_by_turn", "runs")
     op.drop_index("runs_by_project", "runs")
     op.drop_index("runs_by_deadline", "runs")
     op.drop_column("runs", "project")
