@@ -33,11 +33,13 @@ from node_agent.catalogue import Catalogue, approved_digests
 from node_agent.config import AgentConfig, StateFolder, load_config, lock_state_folder, short_path
 from node_agent.datasets import Datasets
 from node_agent.execution.broker import EmbeddedBroker, broker_url
-from node_agent.execution.celery_app import enqueue_run, make_app, reach_broker
+from node_agent.execution.celery_app import enqueue_run, make_app, reach_broker, waiting_runs
+from node_agent.execution.presence import Premises
 from node_agent.executions import Executions
 from node_agent.keys.credential import load_credential
 from node_agent.keys.identity import load_identity
 from node_agent.keys.signing import KeySigner
+from node_agent.leftovers import Leftovers
 from node_agent.link.clock_watch import ClockWatch
 from node_agent.link.commands import Commands, Wishes
 from node_agent.link.daemon import Link, LinkState, Standing
@@ -53,7 +55,7 @@ from node_agent.policy.book import PolicyBook
 from node_agent.policy.changes import PolicyChanges
 from node_agent.reporting import Bells
 from node_agent.retention import Retention
-from node_agent.scheduling import Scheduler
+from node_agent.scheduling import RunQueue, Scheduler
 from node_agent.situation import Situation
 from node_agent.spool.uploader import Uploader
 from node_agent.store.database import Database
@@ -95,7 +97,8 @@ async def _serve(state: StateFolder, config: AgentConfig, policy: PolicyBook, da
             await broker.start()
             stack.push_async_callback(broker.stop)
         app = make_app(broker_url(state.path, config.broker_url))
-        agent = Agent(state, config, policy, database, partial(enqueue_run, app), space=space)
+        queue = RunQueue(partial(enqueue_run, app), partial(waiting_runs, app))
+        agent = Agent(state, config, policy, database, queue, space=space)
         agent.reach_broker = partial(reach_broker, app)
         await agent.run(stop)
     _log.info("agent_stopped")
@@ -114,7 +117,7 @@ class Agent:
         config: AgentConfig,
         policy: PolicyBook,
         database: Database,
-        enqueue: Callable[[str], None],
+        queue: RunQueue,
         *,
         space: Space | None = None,
     ) -> None:
@@ -159,15 +162,18 @@ class Agent:
         self._datasets = Datasets(
             database=database, state=state, reporter=self._reporter, bells=self._bells, clock=utc_now
         )
+        premises = Premises(state.path)
         self._scheduler = Scheduler(
             database=database,
             policy=policy.current,
             reporter=self._reporter,
             bells=self._bells,
             clock=utc_now,
-            enqueue=enqueue,
+            queue=queue,
             may_start=self._has_room,
+            premises=premises,
         )
+        self._leftovers = Leftovers(database=database, premises=premises)
         self._retention = Retention(database=database, state=state, policy=policy.current, clock=utc_now)
         self._policy_changes = PolicyChanges(book=policy, database=database, clock=utc_now)
         self._link = self._make_link()
@@ -313,6 +319,7 @@ class Agent:
             {
                 "link": self._link.run,
                 "scheduler": self._scheduler.run,
+                "leftovers": self._leftovers.run,
                 "local_api": self._serve_api,
                 "retention": self._retention.run,
                 "space": self._space.run,

@@ -25,7 +25,7 @@ from hansa.contract.margins import MIB, Margins
 
 _PRIVATE: Final = 0o700
 _OTHERS: Final = 0o077
-_FOLDERS: Final = ("keys", "trust", "analyses", "broker", "datasets", "runs", "logs")
+_FOLDERS: Final = ("keys", "trust", "analyses", "broker", "datasets", "runs", "logs", "workers")
 _ENDPOINT: Final = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}:[0-9]{1,5}")
 _MAX_SLOTS: Final = 64
 _MAX_MIB: Final = 1 << 20
@@ -95,6 +95,11 @@ class StateFolder:
     def runs(self) -> Path:
         """Folder of the runs' working folders."""
         return self.path / "runs"
+
+    @property
+    def workers(self) -> Path:
+        """Folder of the workers' cards."""
+        return self.path / "workers"
 
     @property
     def logs(self) -> Path:

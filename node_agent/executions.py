@@ -29,6 +29,8 @@ from node_agent.audit.log import append
 from node_agent.catalogue import InstalledAnalysis, is_sound
 from node_agent.config import StateFolder
 from node_agent.reporting import Bells, Reporter, advance
+from node_agent.run_facts import facts_of
+from node_agent.run_rules import STARTED, is_current, lost, may_claim, repeats_claim
 from node_agent.situation import Situation
 from node_agent.staging.snapshot import is_in_place
 from node_agent.store.database import Database
@@ -43,6 +45,8 @@ class Outcome(enum.StrEnum):
     SUMMARY = "summary"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    # Through no fault of the analysis; ``reason`` is for the case that it was the last execution.
+    LOST = "lost"
 
 
 class Finish(BaseModel):
@@ -71,30 +75,37 @@ class Executions:
     bells: Bells
     clock: Clock
 
-    async def claim(self, run_id: str, worker: str) -> dict[str, Any]:
+    async def claim(self, run_id: str, worker: str, token: str = "") -> dict[str, Any]:
         """Give ``run_id`` to ``worker``; return all it needs to run it.
+
+        Asked again with the same ``token`` the answer is the same: the first
+        one may have been lost with the agent that gave it.
 
         Raises:
             HansaError: ``EXECUTION_SUPERSEDED``; the run is not to be started
                 (any more), whatever the broker says.
         """
-        staged, analysis = await self.database.run(lambda session: self._needed(session, run_id))
+        asked = _Asked(run_id, worker, token)
+        staged, analysis = await self.database.run(lambda session: self._needed(session, asked))
         sound = staged is not None and await asyncio.to_thread(is_in_place, Path(staged.folder), staged.snapshot)
         sound = sound and analysis is not None and await asyncio.to_thread(is_sound, analysis)
         now = self.clock()
 
         def work(session: Session) -> dict[str, Any]:
-            run = _staged(session, run_id)
+            run = _claimable(session, asked)
+            dataset = _dataset_of(run, session)
+            if run.state in STARTED:
+                run.beat_at = now
+                return self._claimed(run, dataset, analysis) if dataset and analysis else {}
             if self._stopped(session, run, now, starting=True):
                 return {}
-            dataset = _dataset_of(run, session)
             # Another bundle of this name and version may have come into force since it was looked for.
             same = analysis is not None and analysis.digest == parse_job(run.payload).analysis.digest
             if dataset is None or analysis is None or not sound or not same:
                 _log.error("run_not_staged", run_id=run_id, dataset=run.dataset, sound=sound)
                 self._fail(session, run, now, RunReason.STAGING_FAILED)
                 return {}
-            run.worker, run.beat_at = worker, now
+            run.worker, run.claim, run.beat_at = worker, token, now
             append(session, execution_started(run, dataset.snapshot), now)
             advance(session, run, RunEvent.START, reporter=self.reporter, now=now)
             return self._claimed(run, dataset, analysis)
@@ -105,8 +116,8 @@ class Executions:
             raise HansaError(Reason.EXECUTION_SUPERSEDED)
         return claimed
 
-    def _needed(self, session: Session, run_id: str) -> tuple[DatasetRow | None, InstalledAnalysis | None]:
-        run = _staged(session, run_id)
+    def _needed(self, session: Session, asked: _Asked) -> tuple[DatasetRow | None, InstalledAnalysis | None]:
+        run = _claimable(session, asked)
         return _dataset_of(run, session), self.analyses.get(run.analysis)
 
     def _stopped(self, session: Session, run: RunRow, now: datetime, *, starting: bool = False) -> bool:
@@ -121,6 +132,20 @@ class Executions:
 
     def _fail(self, session: Session, run: RunRow, now: datetime, reason: RunReason, incident: str = "") -> None:
         advance(session, run, RunEvent.FAIL, reporter=self.reporter, now=now, reason=reason, incident=incident)
+
+    def _lose(self, session: Session, run: RunRow, now: datetime, report: Finish) -> None:
+        what = lost(facts_of(run), report.reason or RunReason.RUN_LOST)
+        incident = report.incident or "" if what.reason else ""
+        _log.warning("execution_lost", run_id=run.run_id, execution=run.execution, incident=report.incident)
+        advance(
+            session,
+            run,
+            what.event,
+            reporter=self.reporter,
+            now=now,
+            reason=what.reason or "",
+            incident=incident,
+        )
 
     def _claimed(self, run: RunRow, dataset: DatasetRow, analysis: InstalledAnalysis) -> dict[str, Any]:
         return {
@@ -177,6 +202,8 @@ class Executions:
             elif verdict is not None:
                 advance(session, run, RunEvent.COLLECT, reporter=self.reporter, now=now)
                 self.gate.admit(session, run, verdict, now)
+            elif report.outcome is Outcome.LOST:
+                self._lose(session, run, now, report)
             else:
                 self._fail(session, run, now, report.reason or RunReason.ANALYSIS_FAILED, report.incident or "")
 
@@ -193,9 +220,21 @@ class Executions:
             return None
 
 
-def _staged(session: Session, run_id: str) -> RunRow:
-    run = session.get(RunRow, run_id)
-    if run is None or run.state != RunState.STAGING:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A worker's claim."""
+
+    run_id: str
+    worker: str
+    token: str
+
+
+def _claimable(session: Session, asked: _Asked) -> RunRow:
+    run = session.get(RunRow, asked.run_id)
+    if run is None:
+        raise HansaError(Reason.EXECUTION_SUPERSEDED)
+    facts = facts_of(run)
+    if not may_claim(facts) and not repeats_claim(facts, asked.worker, asked.token):
         raise HansaError(Reason.EXECUTION_SUPERSEDED)
     return run
 
@@ -206,7 +245,7 @@ def _dataset_of(run: RunRow, session: Session) -> DatasetRow | None:
 
 def _current(session: Session, run_id: str, execution: int) -> RunRow:
     run = session.get(RunRow, run_id)
-    if run is None or run.execution != execution or run.state not in (RunState.RUNNING, RunState.CANCELLING):
+    if run is None or not is_current(facts_of(run), execution):
         raise HansaError(Reason.EXECUTION_SUPERSEDED)
     return run
 

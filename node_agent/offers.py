@@ -26,7 +26,7 @@ from node_agent.store.ledger import enter
 from node_agent.store.models import RunRow, SummaryRow
 
 _log = structlog.get_logger(__name__)
-_ACTIVE = (RunState.STAGING, RunState.RUNNING, RunState.CHECKING, RunState.CANCELLING)
+ACTIVE = (RunState.STAGING, RunState.RUNNING, RunState.CHECKING, RunState.CANCELLING)
 _MAY_START_AGAIN = (RunState.DECLINED, RunState.FAILED, RunState.EXPIRED, RunState.CANCELLED)
 
 
@@ -166,7 +166,7 @@ def _may_follow(known: RunRow, offer: SignedOffer) -> bool:
 
 def active_runs(session: Session) -> int:
     """Return how many runs hold a slot."""
-    return _count(session, _ACTIVE)
+    return _count(session, ACTIVE)
 
 
 def _count(session: Session, states: tuple[RunState, ...]) -> int:
@@ -198,4 +198,6 @@ def _row(offer: SignedOffer, spec: JobSpec | None, now: datetime) -> RunRow:
         enqueued_at=None,
         beat_at=None,
         worker="",
+        claim="",
+        project=spec.project if spec else "",
     )

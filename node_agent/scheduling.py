@@ -8,50 +8,80 @@ is decided when a worker claims the run.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import datetime
+from typing import Final, Protocol
 
 import structlog
-from sqlalchemy import or_, select
+from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from hansa.contract.errors import HansaError, RunReason
-from hansa.contract.states import RUN_TERMINAL, RunEvent, RunState
+from hansa.contract.errors import HansaError
+from hansa.contract.states import RunEvent, RunState
 from hansa.runtime.clock import Clock
 from node_agent.offers import active_runs
 from node_agent.policy.policy import Policy
 from node_agent.reporting import Bells, Reporter, advance
+from node_agent.run_facts import facts_of, in_states, oldest_queued, past_deadline, shares
+from node_agent.run_rules import (
+    BEAT_PATIENCE,
+    LOOK_PATIENCE,
+    STARTED,
+    RunFacts,
+    Seen,
+    WorkerSign,
+    due,
+    is_forsaken,
+    is_message_lost,
+    lost_messages,
+    next_to_start,
+)
 from node_agent.store.database import Database
 from node_agent.store.models import RunRow
 
 _log = structlog.get_logger(__name__)
 
-MESSAGE_PATIENCE: Final = timedelta(seconds=10)
-BEAT_PATIENCE: Final = timedelta(seconds=15)
-MAX_EXECUTIONS: Final = 3
 # Steps further apart: it was us who slept (or the clock that jumped), not the workers.
 _BACK_TO_BACK: Final = BEAT_PATIENCE / 3
 _TICK_SECONDS: Final = 1.0
-_STARTED: Final = (RunState.RUNNING.value, RunState.CANCELLING.value)
+_AT_WORK: Final = Seen(worker=WorkerSign.ALIVE, empty=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RunQueue:
+    """The broker's queue of runs. Both calls block.
+
+    ``enqueue`` sends a run's id; ``depth`` tells how many messages wait, None
+    if that cannot be told.
+    """
+
+    enqueue: Callable[[str], None]
+    depth: Callable[[], int | None] = lambda: None
+
+
+class Presence(Protocol):
+    """What the scheduler asks about this host. Both calls block."""
+
+    def signs(self, runs: Sequence[RunFacts]) -> Mapping[tuple[str, int], WorkerSign]:
+        """Return of each running execution (run id, number) whether its worker is still at it."""
+
+    def clear(self, run: RunFacts) -> bool:
+        """Kill what is left of a running execution; return whether it is proven that nothing of it runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduler:
-    """The agent's loop over its runs.
-
-    ``enqueue`` sends a run id to the broker (blocking); ``may_start`` says
-    whether there is room for a run that has not begun.
-    """
+    """The agent's loop over its runs; ``may_start`` says whether there is room for a run that has not begun."""
 
     database: Database
     policy: Callable[[], Policy]
     reporter: Reporter
     bells: Bells
     clock: Clock
-    enqueue: Callable[[str], None]
+    queue: RunQueue
+    premises: Presence
     may_start: Callable[[], bool] = lambda: True
 
     async def run(self) -> None:
@@ -87,13 +117,15 @@ class Scheduler:
     async def step(self, at: datetime | None = None) -> None:
         """Do what is due ``at`` a time; now, if none is given."""
         now = at or self.clock()
-        changed = await self.database.run(lambda session: self._mend(session, now))
-        started = await self.database.run(lambda session: self._start(session, now))
+        seen = await self._look(now)
+        changed = await self.database.run(lambda session: self._mend(session, now, seen))
+        depth = await self._depth(now)
+        started = await self.database.run(lambda session: self._start(session, now, depth))
         if changed or started:
             self.bells.events.set()
         for number, run_id in enumerate(started):
             try:
-                await asyncio.to_thread(self.enqueue, run_id)
+                await asyncio.to_thread(self.queue.enqueue, run_id)
             except Exception:
                 # The broker is away, also for the others; the runs stay STAGING and are sent again.
                 _log.exception("enqueue_failed", run_id=run_id)
@@ -101,60 +133,63 @@ class Scheduler:
                 await self.database.run(lambda session: _forget_messages(session, unsent))  # noqa: B023
                 return
 
-    def _start(self, session: Session, now: datetime) -> Sequence[str]:
+    async def _depth(self, now: datetime) -> int | None:
+        """Return how many messages the broker holds, where one of them should have been taken by now."""
+        staging = await self.database.run(lambda session: _facts(session, (RunState.STAGING,)))
+        if not any(is_message_lost(run, now, LOOK_PATIENCE) for run in staging):
+            return len(staging)
+        return await asyncio.to_thread(self.queue.depth)
+
+    def _start(self, session: Session, now: datetime, depth: int | None) -> Sequence[str]:
         """Return the runs whose message is to be sent, new ones and lost ones."""
+        lost = lost_messages(_facts(session, (RunState.STAGING,)), depth, now)
         most = self.policy().admission.max_active_runs if self.may_start() else 0
         room = most - active_runs(session)
-        queued = session.scalars(
-            select(RunRow).where(RunRow.state == RunState.QUEUED).order_by(RunRow.created_at).limit(max(room, 0))
-        ).all()
-        for run in queued:
+        started = next_to_start(oldest_queued(session, room), room, shares(session))
+        for run_id in started:
+            run = session.get_one(RunRow, run_id)
             run.execution += 1
-            run.enqueued_at, run.beat_at, run.worker = now, None, ""
+            run.beat_at, run.worker, run.claim = None, "", ""
             advance(session, run, RunEvent.STAGE, reporter=self.reporter, now=now)
-        lost = session.scalars(
-            select(RunRow).where(
-                RunRow.state == RunState.STAGING,
-                or_(RunRow.enqueued_at.is_(None), RunRow.enqueued_at < now - MESSAGE_PATIENCE),
-            )
-        ).all()
-        for run in lost:
-            run.enqueued_at = now
-        return [run.run_id for run in (*queued, *lost)]
+        for run_id in (*started, *lost):
+            session.get_one(RunRow, run_id).enqueued_at = now
+        return [*started, *lost]
 
-    def _mend(self, session: Session, now: datetime) -> int:
-        """Expire runs past their deadline, re-queue those whose worker is silent."""
-        open_ = session.scalars(
-            select(RunRow).where(RunRow.state.not_in([state.value for state in RUN_TERMINAL]))
-        ).all()
-        return sum(self._mend_one(session, run, now) for run in open_)
+    async def _look(self, now: datetime) -> Mapping[tuple[str, int], Seen]:
+        """Look after the workers of all running executions; end what is left of those that nobody looks after."""
+        runs = await self.database.run(lambda session: _facts(session, STARTED))
+        signs = await asyncio.to_thread(self.premises.signs, runs) if runs else {}
+        seen = {}
+        for run in runs:
+            sign = signs[run.run_id, run.execution]
+            if is_forsaken(run, now, sign):
+                _log.warning("worker_lost", run_id=run.run_id, execution=run.execution, worker=sign.value)
+                empty = await asyncio.to_thread(self.premises.clear, run)
+                seen[run.run_id, run.execution] = Seen(worker=sign, empty=empty)
+        return seen
 
-    def _mend_one(self, session: Session, run: RunRow, now: datetime) -> bool:
-        if run.not_after <= now:
-            self._advance(session, run, RunEvent.EXPIRE, now, RunReason.DEADLINE_PASSED)
-            return True
-        silent = run.beat_at is not None and run.beat_at < now - BEAT_PATIENCE
-        if run.state not in _STARTED or not silent:
+    def _mend(self, session: Session, now: datetime, seen: Mapping[tuple[str, int], Seen]) -> int:
+        """Expire runs past their deadline, re-queue those whose worker is gone and nothing of whom runs any more."""
+        runs = {run.run_id: run for run in (*past_deadline(session, now), *in_states(session, STARTED))}
+        return sum(self._mend_one(session, run, now, seen) for run in runs.values())
+
+    def _mend_one(self, session: Session, run: RunRow, now: datetime, seen: Mapping[tuple[str, int], Seen]) -> bool:
+        # What was not looked at had a worker then: it is not given up unseen.
+        what = due(facts_of(run), now, seen.get((run.run_id, run.execution), _AT_WORK))
+        if what is None:
             return False
-        _log.warning("worker_silent", run_id=run.run_id, execution=run.execution)
-        if run.state == RunState.CANCELLING:
-            self._advance(session, run, RunEvent.CONFIRM_CANCELLED, now, RunReason.CANCELLED)
-        elif run.execution >= MAX_EXECUTIONS:
-            self._advance(session, run, RunEvent.FAIL, now, RunReason.RUN_LOST)
-        else:
-            self._advance(session, run, RunEvent.LOSE_LEASE, now)
+        advance(session, run, what.event, reporter=self.reporter, now=now, reason=what.reason or "")
         return True
-
-    def _advance(
-        self, session: Session, run: RunRow, event: RunEvent, now: datetime, reason: RunReason | None = None
-    ) -> None:
-        advance(session, run, event, reporter=self.reporter, now=now, reason=reason or "")
 
     def _pardon(self, session: Session) -> None:
         """Start every lease anew: while the agent was not there, no worker could beat."""
         now = self.clock()
-        for run in session.scalars(select(RunRow).where(RunRow.state.in_(_STARTED))):
+        for run in in_states(session, STARTED):
             run.beat_at = now
+
+
+def _facts(session: Session, states: Collection[RunState]) -> Sequence[RunFacts]:
+    return [facts_of(run) for run in in_states(session, states)]
 
 
 def _forget_messages(session: Session, run_ids: Sequence[str]) -> None:

@@ -51,7 +51,8 @@ class Situation:
         """Return what a decision on ``spec`` depends on, but for the replay ledger."""
         analysis = self.analyses.get(f"{spec.analysis.name}@{spec.analysis.version}")
         row = session.get(DatasetRow, spec.dataset_at(self.site.node).dataset)
-        queued = session.scalar(select(func.count()).select_from(RunRow).where(RunRow.state == RunState.QUEUED))
+        waiting = select(RunRow.project, func.count()).where(RunRow.state == RunState.QUEUED).group_by(RunRow.project)
+        queued = {project: count for project, count in session.execute(waiting)}  # noqa: C416 - rows are no pairs
         return NodeView(
             site=self.site,
             policy=self.policy(),
@@ -63,7 +64,8 @@ class Situation:
             manifest=analysis.manifest if analysis is not None else None,
             dataset=None if row is None else LocalDataset(row.dataset_id, row.snapshot),
             approvals=that_may_speak_of(session, spec),
-            queued=queued or 0,
+            queued=sum(queued.values()),
+            queued_of_project=queued.get(spec.project, 0),
             draining=self.draining(),
         )
 

@@ -72,6 +72,8 @@ class Outcome(enum.StrEnum):
     SUMMARY = "summary"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    # Through no fault of the analysis; ``reason`` is for the case that it was the last execution.
+    LOST = "lost"
 
 
 class Finish(BaseModel):
@@ -103,14 +105,19 @@ class AgentClient:
             os.close(self._folder)
             self._folder = -1
 
-    def claim(self, run_id: str, worker: str) -> Claimed:
-        """Claim ``run_id`` for ``worker``, which is a name for the agent's log.
+    def claim(self, run_id: str, worker: str, token: str) -> Claimed:
+        """Claim ``run_id``.
+
+        Args:
+            run_id: which run.
+            worker: the name on this worker's card.
+            token: 32 hexadecimal digits, drawn for this message: asked again with it, the agent repeats its answer.
 
         Raises:
             SupersededError: it is not to be run.
             AgentAwayError: nothing is known; the claim may have been granted.
         """
-        body = self._post("claim", {"run_id": run_id, "worker": worker})
+        body = self._post("claim", {"run_id": run_id, "worker": worker, "token": token})
         try:
             return Claimed.model_validate(body)
         except ValidationError as error:

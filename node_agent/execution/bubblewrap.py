@@ -216,6 +216,10 @@ class BubblewrapBox:
         """See ``sandbox.Box``."""
         return self.group.memory_kills() if self.group is not None else 0
 
+    def process_refusals(self) -> int:
+        """See ``sandbox.Box``."""
+        return self.group.process_refusals() if self.group is not None else 0
+
     def close(self) -> None:
         """See ``sandbox.Box``."""
         for bwrap in self.started:

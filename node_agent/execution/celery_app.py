@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import structlog
+from amqp.exceptions import ChannelError
 from celery import Celery
 from kombu import Exchange, Queue
 
@@ -18,6 +20,7 @@ RUN_QUEUE: Final = "runs"
 RULE_QUEUE: Final = "rules"
 
 _PROBE_SECONDS: Final = 4
+_log = structlog.get_logger(__name__)
 _MONTH_SECONDS: Final = 31 * 24 * 3600
 
 
@@ -81,6 +84,22 @@ def enqueue_run(app: Celery, run_id: str) -> None:
         kombu.exceptions.OperationalError: the broker is away.
     """
     app.send_task(RUN_TASK, args=[run_id], queue=RUN_QUEUE)
+
+
+def waiting_runs(app: Celery) -> int | None:
+    """Return how many messages about runs no worker has taken yet; None if the broker does not tell. Blocks."""
+    try:
+        # A connection of its own: a broker that was restarted leaves the pooled ones half dead.
+        with app.connection_for_read(connect_timeout=2) as connection, connection.channel() as opened:
+            channel: Any = opened  # what it can do depends on the transport
+            return int(channel.queue_declare(RUN_QUEUE, passive=True).message_count)
+    except ChannelError:
+        # There is no such queue: with Redis an empty one is none.
+        return 0
+    except Exception:
+        # Whatever the transport raises when the broker is away; sending will tell more.
+        _log.info("broker_not_asked", exc_info=True)
+        return None
 
 
 def enqueue_rule(app: Celery, run_id: str, execution: int, number: int) -> None:

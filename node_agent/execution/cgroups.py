@@ -24,6 +24,7 @@ _FAMILY: Final = "hansa"
 _LEAF: Final = "hansa-worker"
 _PERIOD_US: Final = 100_000
 _KILL_STEP_SECONDS: Final = 0.005
+_REMOVE_TRIES: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,11 @@ class Group:
 
     version: int
     folders: Mapping[str, Path]
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.folders["pids"].name
 
     def create(self, limits: GroupLimits) -> None:
         """Make the group with its limits; an empty one left over is taken.
@@ -118,11 +124,30 @@ class Group:
             return 0
         return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
-    def remove(self) -> None:
-        """Remove the group if it is empty. A repeat does nothing."""
+    def process_refusals(self) -> int:
+        """Return how often a process of the group could not fork for the limit; to be asked before ``kill``."""
+        try:
+            lines = (self.folders["pids"] / "pids.events").read_text().splitlines()
+        except OSError:
+            return 0
+        return sum(int(line.split()[1]) for line in lines if line.startswith("max "))
+
+    def remove(self) -> bool:
+        """Remove the group if it is empty; return whether it is gone. A repeat does nothing.
+
+        Into a group that is gone nothing can be put any more.
+        """
         for folder in set(self.folders.values()):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+            for _ in range(_REMOVE_TRIES):
+                with contextlib.suppress(FileNotFoundError):
+                    try:
+                        folder.rmdir()
+                    except OSError:
+                        # The kernel has not quite let go of its last process.
+                        time.sleep(_KILL_STEP_SECONDS)
+                        continue
+                break
+        return not any(folder.exists() for folder in self.folders.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ and no process that holds connections is ever forked.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import logging
 import os
 import random
@@ -42,6 +42,7 @@ from node_agent.execution.broker import broker_url
 from node_agent.execution.bubblewrap import BubblewrapSandbox, this_machine
 from node_agent.execution.celery_app import RULE_QUEUE, RULE_TASK, RUN_QUEUE, RUN_TASK, enqueue_rule, make_app
 from node_agent.execution.heart import Heart
+from node_agent.execution.presence import draw_worker_name, held_card, held_ticket, node_name
 from node_agent.execution.rules import run_rule
 from node_agent.execution.runner import Runner
 
@@ -56,25 +57,23 @@ def serve_pool(state_dir: Path, pool: str, slots: int) -> int:
     Raises:
         HansaError: ``CONFIG_INVALID``; ``agent.toml`` cannot be read.
     """
-    settings = load_settings(StateFolder(state_dir))
+    state = StateFolder(state_dir)
+    settings = load_settings(state)
     url = broker_url(state_dir, settings.broker_url)
     _wait_for_broker(url)
     app = make_app(url)
-    sandbox = BubblewrapSandbox(this_machine(node_name(state_dir)), warm=pool == "runs")
-    try:
+    machine = this_machine(node_name(state_dir))
+    sandbox = BubblewrapSandbox(machine, warm=pool == "runs")
+    with contextlib.ExitStack() as stack:
+        stack.callback(sandbox.close)
         if pool == "runs":
+            worker = draw_worker_name()
+            stack.enter_context(held_card(state.workers, worker, machine.node, machine.groups))
             sandbox.warm_up()
-            _add_run_task(app, state_dir, sandbox)
+            _add_run_task(app, state, sandbox, worker)
         else:
             _add_rule_task(app, state_dir, sandbox)
         return _consume(app, RUN_QUEUE if pool == "runs" else RULE_QUEUE, slots)
-    finally:
-        sandbox.close()
-
-
-def node_name(state_dir: Path) -> str:
-    """Return the name under which the node's control groups stand on this host."""
-    return hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:12]
 
 
 def _wait_for_broker(url: str) -> None:
@@ -117,15 +116,15 @@ def _leave_logging(**_: Any) -> None:
     return
 
 
-def _add_run_task(app: Celery, state_dir: Path, sandbox: BubblewrapSandbox) -> None:
-    agent = AgentClient(StateFolder(state_dir).socket)
+def _add_run_task(app: Celery, state: StateFolder, sandbox: BubblewrapSandbox, worker: str) -> None:
+    agent = AgentClient(state.socket)
     runner = Runner(
         sandbox=sandbox,
         enqueue_rule=partial(enqueue_rule, app),
         clock=utc_now,
         draw_incident=draw_incident,
     )
-    executor = RunExecutor(agent, runner, f"{socket.gethostname()}-{os.getpid()}")
+    executor = RunExecutor(agent=agent, runner=runner, worker=worker, tickets=state.workers)
 
     def run(run_id: str) -> None:
         # Celery's threads do not inherit what the main thread has bound.
@@ -150,31 +149,36 @@ def draw_incident() -> str:
     return secrets.token_hex(4).upper()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunExecutor:
-    """What the ``hansa.run`` task does."""
+    """What the ``hansa.run`` task does; it holds a ticket in the folder ``tickets`` as long as it is at a run."""
 
     agent: AgentClient
     runner: Runner
     worker: str
+    tickets: Path
 
     def take(self, run_id: str) -> None:
         """Claim ``run_id``, run it and report it; drop the message if the agent says so."""
         if not is_run_id(str(run_id)):
             _log.warning("run_message_malformed")
             return
-        claimed = self._claim(run_id)
-        if claimed is None:
-            return
+        token = secrets.token_hex(16)
+        with held_ticket(self.tickets, token):
+            claimed = self._claim(run_id, token)
+            if claimed is not None:
+                self._execute(claimed)
+
+    def _execute(self, claimed: Claimed) -> None:
         with Heart(self.agent, claimed) as heart:
             report = self._run(claimed, heart)
             if report is not None:
                 self._report(report)
 
-    def _claim(self, run_id: str) -> Claimed | None:
+    def _claim(self, run_id: str, token: str) -> Claimed | None:
         for _, delay in zip(range(_CLAIM_TRIES), delays(random.random), strict=False):
             try:
-                return self.agent.claim(run_id, self.worker)
+                return self.agent.claim(run_id, self.worker, token)
             except SupersededError:
                 _log.info("run_message_dropped", run_id=run_id)
                 return None
@@ -194,7 +198,13 @@ class RunExecutor:
             # The task's outermost edge: whatever it was, the agent must hear of an end.
             incident = self.runner.draw_incident()
             _log.exception("runner_crashed", run_id=claimed.run_id, incident=incident)
-            return _failed(claimed.run_id, claimed.execution, RunReason.SANDBOX_FAILED, incident)
+            return Finish(
+                run_id=claimed.run_id,
+                execution=claimed.execution,
+                outcome=Outcome.LOST,
+                reason=RunReason.SANDBOX_FAILED,
+                incident=incident,
+            )
 
     def _report(self, report: Finish) -> None:
         """Report until the agent has heard it: a finished run must outlive a restart of the agent."""

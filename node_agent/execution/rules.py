@@ -92,6 +92,8 @@ class RuleDesk:
         self._open: dict[int, int] = {}  # tries by rule number
         self._sent: dict[int, float] = {}
         self._unsent: set[int] = set()
+        # Whether a rule ended by the signal that nobody can catch, or its workers were lost again and again.
+        self.has_lost_rule = False
         _write_spec(control_dir / _BOX, spec)
         os.mkfifo(control_dir / _BELL, 0o600)
         # Also open for writing, so that it never reads as ended.
@@ -144,6 +146,7 @@ class RuleDesk:
     def _settle(self, number: int, status: int) -> bytes:
         del self._open[number]
         self._sent.pop(number, None)
+        self.has_lost_rule |= status == _LOST
         files = _Files(self._folder, number)
         with contextlib.suppress(OSError):
             self._log.write(files.log.read_bytes())

@@ -13,6 +13,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -43,18 +44,25 @@ _READ_BYTES: Final = 1 << 18
 _PIPE_BYTES: Final = 1 << 20
 # What the fork server's child ends with when it could not even enter the box.
 _NOT_ENTERED: Final = 70
+_KILLED: Final = 128 + signal.SIGKILL
+# The next execution may do better: these cost an execution, and only the last one ends the run.
+_WORTH_ANOTHER_TRY: Final = frozenset({RunReason.RUN_LOST, RunReason.SANDBOX_FAILED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """What was seen of an execution, once nothing of it runs any more.
 
-    ``stopped`` is why we killed it; None when it ended by itself.
+    ``stopped`` is why we killed it; None when it ended by itself. ``killed``
+    says that signal 9 ended it or one of its rules, and it was not us.
     """
 
     stopped: RunReason | None
     status: int
-    memory_kills: int
+    memory_kills: int = 0
+    process_refusals: int = 0
+    scratch_full: bool = False
+    killed: bool = False
 
 
 def failure(ending: Ending) -> RunReason | None:
@@ -62,15 +70,21 @@ def failure(ending: Ending) -> RunReason | None:
 
     What we stopped has the reason we stopped it for. A process killed for
     memory may have been one that the workflow could do without: only a
-    workflow that failed as well has failed for memory.
+    workflow that failed as well has failed for memory, or for another limit.
     """
     if ending.stopped is not None:
         return ending.stopped
     if ending.status == 0:
         return None
-    if ending.memory_kills:
-        return RunReason.MEMORY_LIMIT
-    return RunReason.SANDBOX_FAILED if ending.status == _NOT_ENTERED else RunReason.ANALYSIS_FAILED
+    seen = (
+        (ending.memory_kills > 0, RunReason.MEMORY_LIMIT),
+        (ending.process_refusals > 0, RunReason.PROCESS_LIMIT),
+        (ending.scratch_full, RunReason.SCRATCH_LIMIT),
+        (ending.status == _NOT_ENTERED, RunReason.SANDBOX_FAILED),
+        # By somebody outside, or by the host for want of memory: the analysis is not to blame.
+        (ending.killed or ending.status == _KILLED, RunReason.RUN_LOST),
+    )
+    return next((reason for is_so, reason in seen if is_so), RunReason.ANALYSIS_FAILED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +130,8 @@ class Runner:
         _log.warning("run_failed", **names, reason=reason.value, incident=incident)
         log.write(f"\nhansa: {reason.value}, incident {incident}\n".encode())
         (claimed.control_dir / "incident").write_text(f"{incident} {reason.value}\n")
-        return report(outcome=Outcome.FAILED, reason=reason, incident=incident)
+        outcome = Outcome.LOST if reason in _WORTH_ANOTHER_TRY else Outcome.FAILED
+        return report(outcome=outcome, reason=reason, incident=incident)
 
     def _outcome(self, claimed: Claimed, heart: Heart, log: RunLog) -> tuple[RunReason | None, str | None]:
         try:
@@ -160,9 +175,18 @@ class Runner:
             stack.callback(program.close)
             follower = _Follower(claimed, heart, desk, log, _Wires(program, channel, output))
             stopped = follower.follow(time.monotonic() + claimed.seconds_left(self.clock()))
+            # Killing the group forbids it to fork, and what is refused then does not count.
+            refusals = box.process_refusals()
             _end(box, desk)
             follower.drain()
-            return Ending(stopped=stopped, status=program.exit_status(), memory_kills=box.memory_kills())
+            return Ending(
+                stopped=stopped,
+                status=program.exit_status(),
+                memory_kills=box.memory_kills(),
+                process_refusals=refusals,
+                scratch_full=not is_within(claimed.work_dir, claimed.limits.scratch_bytes),
+                killed=desk.has_lost_rule,
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +219,7 @@ class _Follower:
             if self._heart.wants_end:
                 return RunReason.CANCELLED
             if time.monotonic() >= self._next_tick and not self._tick():
-                return RunReason.ANALYSIS_FAILED
+                return RunReason.SCRATCH_LIMIT
             if not self._serve(ready):
                 return RunReason.ANALYSIS_FAILED
             if self._wires.program.ended_fd in ready and self._wires.output not in ready:

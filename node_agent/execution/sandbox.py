@@ -92,6 +92,9 @@ class Box(Protocol):
     def memory_kills(self) -> int:
         """Return how many processes died for the memory limit."""
 
+    def process_refusals(self) -> int:
+        """Return how often a process could not fork for the limit of processes; meaningful before ``kill`` only."""
+
     def close(self) -> None:
         """Take the box down after ``kill``. A repeat does nothing."""
 

@@ -20,18 +20,16 @@ from hansa.contract.envelope import Signed
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.job import parse_job
 from hansa.contract.outbox import Verdict, judge
-from hansa.contract.states import RUN_TERMINAL, RunEvent, RunState
 from hansa.runtime.reading import read_message
 from hansa.v1 import node_service_pb2, types_pb2
 from node_agent.offers import Offers, SignedOffer
 from node_agent.reporting import Reporter, advance
+from node_agent.run_facts import facts_of
+from node_agent.run_rules import when_cancelled
 from node_agent.store.models import RunRow
 from node_agent.store.outbox import append_event, command_cursor, move_command_cursor
 
 _log = structlog.get_logger(__name__)
-
-# Nothing of these runs anywhere, so that a wish to cancel is fulfilled at once.
-_NOT_STARTED = frozenset({RunState.ACCEPTED, RunState.AWAITING_APPROVAL, RunState.QUEUED, RunState.STAGING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +97,10 @@ class Commands:
 
     def _cancel(self, session: Session, cancel: node_service_pb2.Cancel, now: datetime) -> None:
         run = session.get(RunRow, cancel.run_id)
-        if run is None or run.attempt != cancel.attempt or RunState(run.state) in RUN_TERMINAL:
+        if run is None:
             return
-        if run.state == RunState.CANCELLING:
-            return
-        before = RunState(run.state)
-        reporter = self._reporter
-        advance(session, run, RunEvent.CANCEL, reporter=reporter, now=now)
-        # A run that waits in the airlock, or for its worker, runs nowhere.
-        if before in _NOT_STARTED or before is RunState.AWAITING_RELEASE:
-            advance(session, run, RunEvent.CONFIRM_CANCELLED, reporter=reporter, now=now, reason="CANCELLED")
+        for due in when_cancelled(facts_of(run), cancel.attempt):
+            advance(session, run, due.event, reporter=self._reporter, now=now, reason=due.reason or "")
 
     def _report_all(self, session: Session, now: datetime) -> None:
         runs: Sequence[RunRow] = session.scalars(select(RunRow)).all()

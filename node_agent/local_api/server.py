@@ -54,7 +54,9 @@ class _Strict(BaseModel):
 
 class _Claim(_Strict):
     run_id: str
-    worker: str
+    worker: str = Field(max_length=64)
+    # Workers of the release before draw none.
+    token: str = Field(default="", pattern=r"^([0-9a-f]{32})?$")
 
 
 class _Beat(_Strict):
@@ -175,7 +177,7 @@ class LocalApi:
 
     async def _claim(self, request: Request) -> Any:
         body = _Claim.model_validate_json(await _body(request))
-        return await self._executions.claim(body.run_id, body.worker)
+        return await self._executions.claim(body.run_id, body.worker, body.token)
 
     async def _beat(self, request: Request) -> Any:
         body = _Beat.model_validate_json(await _body(request))

@@ -83,7 +83,7 @@ class NodeView:
     ``manifest`` is that of the installed analysis that the job names,
     ``dataset`` is the one it names here; None where this node has none.
     ``approvals`` are those that may speak of the job, ``queued`` counts the
-    runs that have not started. ``judged_before`` says that the job was taken
+    runs that have not started, ``queued_of_project`` those of the job's project. ``judged_before`` says that the job was taken
     by this node at an earlier time: then neither the ledger, nor the age of the
     directory that its researcher knew, nor capacity is asked again, nor the
     clock, which is ``clock_wrong`` where it and the coordinator's differ too much.
@@ -101,6 +101,7 @@ class NodeView:
     dataset: LocalDataset | None = None
     approvals: Sequence[HeldApproval] = ()
     queued: int = 0
+    queued_of_project: int = 0
     draining: bool = False
     judged_before: bool = False
 
@@ -348,7 +349,10 @@ def _busy(view: NodeView) -> RunReason | None:
         return None
     if view.draining:
         return RunReason.NODE_DRAINING
-    return RunReason.NODE_BUSY if view.queued >= view.policy.admission.max_queued_runs else None
+    most = view.policy.admission.max_queued_runs
+    # Half of the places at most, so that one project's flood leaves the others room to wait.
+    is_full = view.queued >= most or view.queued_of_project >= (most + 1) // 2
+    return RunReason.NODE_BUSY if is_full else None
 
 
 def _passport(spec: JobSpec, offered: Offered, directory: Directory, node: str) -> str:

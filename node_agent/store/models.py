@@ -61,7 +61,12 @@ class RunRow(Base):
     """A run at this node. ``payload`` and ``signature`` are the job as signed."""
 
     __tablename__ = "runs"
-    __table_args__ = (Index("runs_by_state", "state"),)
+    __table_args__ = (
+        Index("runs_by_state", "state"),
+        Index("runs_by_deadline", "state", "not_after"),
+        Index("runs_by_project", "state", "project", "created_at", "run_id"),
+        Index("runs_by_turn", "project", "enqueued_at"),
+    )
 
     run_id: Mapped[str] = mapped_column(String(32), primary_key=True)
     job_id: Mapped[str] = mapped_column(String(36))
@@ -88,6 +93,10 @@ class RunRow(Base):
     enqueued_at: Mapped[datetime | None]
     beat_at: Mapped[datetime | None]
     worker: Mapped[str] = mapped_column(String(64))
+    # The token of the claim that the worker holds it by.
+    claim: Mapped[str] = mapped_column(String(32), server_default="")
+    # Of the job; runs from before the column came share the nameless one.
+    project: Mapped[str] = mapped_column(String(64), server_default="")
 
 
 class SummaryRow(Base):

@@ -206,6 +206,7 @@ GROUNDS: Final[tuple[tuple[str, Callable[[Case], None], RunReason], ...]] = (
     ("too many variants", _set("job", parameters={"variants": "rs1,rs2"}), RunReason.TOO_MANY_VARIANTS),
     ("draining", _set("view", draining=True), RunReason.NODE_DRAINING),
     ("busy", _set("view", queued=1000), RunReason.NODE_BUSY),
+    ("busy with its project", _set("view", queued=500, queued_of_project=500), RunReason.NODE_BUSY),
     ("no passport", _policy("admission", require_passport=True), RunReason.PASSPORT_MISSING),
 )
 # A job has one version, one recipient, one question.

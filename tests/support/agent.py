@@ -40,7 +40,7 @@ from node_agent.policy.admission import NodeKeys
 from node_agent.policy.approvals import Site
 from node_agent.policy.policy import Policy, data_holder, policy_digest, policy_of
 from node_agent.reporting import Bells
-from node_agent.scheduling import Scheduler
+from node_agent.scheduling import Presence, RunQueue, Scheduler
 from node_agent.situation import Situation
 from node_agent.staging.snapshot import SNAPSHOT_FILE, SNAPSHOT_FILES, record_bytes
 from node_agent.store.database import Database
@@ -48,6 +48,7 @@ from node_agent.store.models import DatasetRow, EventRow, RunRow, SummaryRow
 from node_agent.store.outbox import event_head, found_store
 from node_agent.trust.book import TrustBook
 from node_agent.trust.keeper import TrustKeeper
+from tests.support.presence_double import PresenceDouble
 from tests.support.trust_world import PROJECT, TrustWorld, build_trust_world
 
 T = TypeVar("T")
@@ -122,10 +123,10 @@ OPEN_POLICY: Mapping[str, Any] = {
 _PEOPLE = ("ada", "bob", "author", "rev1", "rev2", "rev3", HOLDER, "checker-fi", "checker2-fi", "operator-fi", NODE)
 
 
-def make_world(folder: Path, now: datetime = START) -> TrustWorld:
+def make_world(folder: Path, now: datetime = START, bundle: Mapping[str, bytes] = BUNDLE) -> TrustWorld:
     """Return a federation of FI and ES, signed ``now``, whose analysis is the one that the jobs here ask for."""
     folder.mkdir(parents=True)
-    for name, content in BUNDLE.items():
+    for name, content in bundle.items():
         (folder / name).write_bytes(content)
     return build_trust_world(
         folder,
@@ -249,7 +250,10 @@ class Bench:
     now: datetime = START
     alarmed: bool = False
     clock_wrong: bool = False
+    workers: PresenceDouble = field(default_factory=PresenceDouble)
     enqueued: list[str] = field(default_factory=list)
+    # What the broker says it holds; None: it does not tell.
+    depth: int | None = None
 
     def trust_changes(self, **fields: Any) -> None:
         """Replace fields of the directory, and put the new version in force at the node."""
@@ -335,6 +339,8 @@ def open_bench(
     *,
     approved: bool = True,
     trusted: bool = True,
+    premises: Presence | None = None,
+    queue: RunQueue | None = None,
 ) -> Bench:
     """Return the parts of FI on the store in ``state``; twice on one is a restart.
 
@@ -344,6 +350,8 @@ def open_bench(
         policy: the node's.
         approved: whether its data holder has given a standing approval.
         trusted: whether what the world says is in force already; else the keeper has to fetch it.
+        premises: the look at this host; ``Bench.workers`` unless one is given.
+        queue: a broker's; else ``Bench.enqueued`` keeps what was sent, and nobody counts it.
     """
     database = Database.open(state.database)
     reporter, bells, wishes, trust = WireReporter(NODE), Bells(), Wishes(), TrustBook()
@@ -356,7 +364,7 @@ def open_bench(
     def current() -> Policy:
         return held[0].policy
 
-    def enqueue(name: str) -> None:
+    def keep(name: str) -> None:
         held[0].enqueued.append(name)
 
     entry = world.directory.node(NODE)
@@ -386,8 +394,10 @@ def open_bench(
     )
     offers = Offers(situation=situation, reporter=reporter)
     snapshot = state.datasets / "FI-lct" / SNAPSHOT.removeprefix("sha256:")
+    workers = PresenceDouble()
     bench = Bench(
         state=state,
+        workers=workers,
         snapshot=snapshot if snapshot.exists() else make_snapshot(snapshot),
         world=world,
         trust=trust,
@@ -412,7 +422,13 @@ def open_bench(
         ),
         airlock=Airlock(database=database, gate=gate, bells=bells, clock=clock),
         scheduler=Scheduler(
-            database=database, policy=current, reporter=reporter, bells=bells, clock=clock, enqueue=enqueue
+            database=database,
+            policy=current,
+            reporter=reporter,
+            bells=bells,
+            clock=clock,
+            queue=queue or RunQueue(keep, lambda: held[0].depth),
+            premises=premises or workers,
         ),
         keeper=TrustKeeper(folder=state.trust, book=trust, catalogue=catalogue, database=database, clock=clock),
     )

@@ -31,6 +31,7 @@ from node_agent.bootstrap import Agent
 from node_agent.config import AgentConfig, StateFolder
 from node_agent.local_api.client import AgentClient
 from node_agent.policy.book import PolicyBook
+from node_agent.scheduling import RunQueue
 from node_agent.store.database import Database
 from node_agent.store.models import RunRow, SummaryRow
 from tests.support.evil_coordinator import PATIENCE, EvilCoordinator
@@ -91,7 +92,8 @@ class BesiegedNode:
         """Run the agent, as its process would, until the context ends."""
         stop = asyncio.Event()
         with _no_waits(self.clock), structlog.testing.capture_logs() as self.logs:
-            agent = Agent(self.state, self.config, PolicyBook(self.state.policy_file), self.database, self.worker)
+            queue = RunQueue(self.worker)
+            agent = Agent(self.state, self.config, PolicyBook(self.state.policy_file), self.database, queue)
             self.evil.explain = lambda: self.logs[-6:]
             task = asyncio.create_task(agent.run(stop))
             try:

@@ -46,7 +46,7 @@ class WorkerDouble:
     def __call__(self, run_id: str) -> None:
         client = self._client = self._client or AgentClient(self.socket)
         try:
-            claimed = client.claim(run_id, "worker-double")
+            claimed = client.claim(run_id, "worker-double", "")
             self.executed.append(_seen(claimed))
             client.finish(
                 Finish(run_id=run_id, execution=claimed.execution, outcome=Outcome.SUMMARY, summary=self.summary)

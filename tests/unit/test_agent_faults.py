@@ -34,7 +34,7 @@ from node_agent.local_api.views import Views
 from node_agent.policy.book import PolicyBook
 from node_agent.policy.changes import PolicyChanges
 from node_agent.retention import Retention
-from node_agent.scheduling import BEAT_PATIENCE
+from node_agent.run_rules import BEAT_PATIENCE
 from node_agent.spool.uploader import Uploader
 from node_agent.staging.snapshot import PGEN, SNAPSHOT_FILE
 from node_agent.store.models import RunRow, SummaryRow

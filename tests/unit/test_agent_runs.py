@@ -21,7 +21,7 @@ from node_agent.airlock.released import NotReleasedError, released_summary
 from node_agent.config import StateFolder
 from node_agent.executions import Finish, Outcome
 from node_agent.retention import Retention
-from node_agent.scheduling import BEAT_PATIENCE, MAX_EXECUTIONS, MESSAGE_PATIENCE
+from node_agent.run_rules import BEAT_PATIENCE, MAX_EXECUTIONS, MESSAGE_PATIENCE
 from node_agent.store.models import SummaryRow
 from node_agent.store.outbox import command_cursor
 from tests.support.agent import OPEN_POLICY, Bench, collected, job, make_bench, offer, signed_as

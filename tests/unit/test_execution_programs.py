@@ -33,8 +33,25 @@ def test_the_reason_for_which_a_run_was_stopped_wins_over_how_it_died() -> None:
     assert failure(stopped) is RunReason.TIME_LIMIT
     assert failure(replace(stopped, stopped=RunReason.CANCELLED)) is RunReason.CANCELLED
     assert failure(replace(stopped, stopped=None)) is RunReason.MEMORY_LIMIT
-    assert failure(replace(stopped, stopped=None, memory_kills=0)) is RunReason.ANALYSIS_FAILED
     assert failure(replace(stopped, stopped=None, status=0)) is None
+
+
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [
+        (Ending(stopped=None, status=1), RunReason.ANALYSIS_FAILED),
+        (Ending(stopped=None, status=1, memory_kills=1), RunReason.MEMORY_LIMIT),
+        (Ending(stopped=None, status=1, process_refusals=3), RunReason.PROCESS_LIMIT),
+        (Ending(stopped=None, status=1, scratch_full=True), RunReason.SCRATCH_LIMIT),
+        (Ending(stopped=None, status=70), RunReason.SANDBOX_FAILED),
+        (Ending(stopped=None, status=137), RunReason.RUN_LOST),
+        (Ending(stopped=None, status=1, killed=True), RunReason.RUN_LOST),
+        (Ending(stopped=None, status=1, killed=True, memory_kills=1), RunReason.MEMORY_LIMIT),
+        (Ending(stopped=None, status=0, killed=True, process_refusals=1, scratch_full=True), None),
+    ],
+)
+def test_each_way_to_fail_has_a_reason_of_its_own(ending: Ending, reason: RunReason | None) -> None:
+    assert failure(ending) is reason
 
 
 def test_a_scratch_folder_is_measured_without_following_links(tmp_path: Path) -> None:

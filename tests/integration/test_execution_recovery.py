@@ -1,0 +1,111 @@
+"""What becomes of a run when a program of its node dies: agent, broker, workers and Snakemake are real."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.support.execution_cluster import processes_of
+from tests.support.execution_node import PATIENCE, ExecutionNode, execution_node
+
+pytestmark = pytest.mark.slow
+
+
+async def at_work(node: ExecutionNode, run_id: str, execution: int = 1) -> None:
+    """Return when the run's rule waits in its box."""
+    lock = node.work(run_id, execution).with_name(f"{execution}.ctl") / "rule-1.lock"
+    await node.until(run_id, lambda run: run.execution == execution and lock.exists())
+
+
+def kill_worker(node: ExecutionNode) -> None:
+    """Kill the program that is at the runs, below the supervisor."""
+    supervisor = node.workers[0].pid
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    (worker,) = (pid for pid in children if b"\0runs\0" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(int(worker), signal.SIGKILL)
+
+
+async def finish(node: ExecutionNode, run_id: str, execution: int) -> None:
+    """Let the run's rule end, and see it released."""
+    await at_work(node, run_id, execution)
+    (node.work(run_id, execution) / "go").touch()
+    run = await node.until(run_id, lambda run: run.state in ("RELEASED", "FAILED"))
+    assert (run.state, run.execution) == ("RELEASED", execution), node.log(run_id, execution)
+
+
+async def test_a_run_whose_worker_is_killed_is_executed_anew_from_an_empty_folder() -> None:
+    async with execution_node() as node:
+        run_id = await node.submit()
+        await at_work(node, run_id)
+        (node.work(run_id) / "summary.json").write_text("half of it")
+        kill_worker(node)
+        await node.until(run_id, lambda run: run.execution == 2)
+        assert not processes_of(node.work(run_id))
+        await finish(node, run_id, 2)
+
+
+async def test_a_run_outlives_its_agent_and_one_whose_worker_dies_meanwhile_does_not_wait_for_silence() -> None:
+    async with execution_node() as node:
+        kept = await node.submit()
+        await at_work(node, kept)
+        await node.kill_agent()
+        await node.start_agent()
+        await node.until(kept, lambda run: run.beat_at is not None and run.state == "RUNNING")
+        await node.kill_agent()
+        kill_worker(node)
+        await node.start_agent()
+        await finish(node, kept, 2)
+
+
+async def test_a_cancelled_run_whose_worker_dies_is_cancelled_once_nothing_of_it_runs() -> None:
+    async with execution_node() as node:
+        run_id = await node.submit()
+        await at_work(node, run_id)
+        await node.kill_agent()
+        # Nobody beats to an agent that is away: the worker cannot hear of the wish before it dies.
+        kill_worker(node)
+        await node.start_agent(cancelled=run_id)
+        await node.until(run_id, lambda run: run.state == "CANCELLED")
+        assert not processes_of(node.work(run_id))
+
+
+async def test_cancelled_is_shown_once_the_box_is_empty() -> None:
+    async with execution_node() as node:
+        run_id = await node.submit()
+        await at_work(node, run_id)
+        await node.cancel(run_id)
+        await node.until(run_id, lambda run: run.state == "CANCELLED")
+        assert not processes_of(node.work(run_id))
+
+
+async def test_a_rule_that_somebody_kills_from_outside_costs_an_execution_and_not_the_run() -> None:
+    async with execution_node() as node:
+        run_id = await node.submit()
+        await at_work(node, run_id)
+        inside = await process_inside(node, run_id, "bash")
+        os.kill(inside, signal.SIGKILL)
+        await node.until(run_id, lambda run: run.execution == 2)
+        await finish(node, run_id, 2)
+
+
+async def process_inside(node: ExecutionNode, run_id: str, name: str) -> int:
+    """Return the newest process of this name in the run's boxes, once there is one."""
+    async with asyncio.timeout(PATIENCE):
+        while not (found := named(processes_of(node.work(run_id)), name)):  # noqa: ASYNC110 - the kernel rings no bell
+            await asyncio.sleep(0.01)
+    return max(found)
+
+
+def named(pids: list[int], name: str) -> list[int]:
+    """Return which of the processes have this name."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text().strip() == name:
+                found.append(pid)
+    return found
