@@ -26,6 +26,7 @@ from typing import Final
 
 from deploy.local.demo_data import prepare
 from deploy.local.layout import REPOSITORY
+from tests.support.nemesis_clocks import Clocks, faketime_library
 from tests.support.nemesis_faults import Fault, Wish
 from tests.support.nemesis_report import Report
 from tests.support.nemesis_round import Arena
@@ -44,6 +45,8 @@ class Settings:
     faults: int
     seed: int
     database: str
+    broker: str
+    clocks: bool
     round: int
     longest: float
     reports: Path
@@ -57,6 +60,8 @@ class Settings:
         parser.add_argument("--faults", type=int, default=1000)
         parser.add_argument("--seed", type=int, default=None, help="default: drawn, and printed")
         parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+        parser.add_argument("--broker", choices=("redis", "rabbitmq"), default="redis")
+        parser.add_argument("--clocks", action="store_true", help="step wall clocks too; needs libfaketime")
         parser.add_argument("--round", type=int, default=50, help="faults before everything is healed and checked")
         parser.add_argument("--longest", type=float, default=60.0, help="seconds of the longest freeze or cut")
         parser.add_argument("--lifetime", type=float, default=300.0, help="seconds until a job's deadline")
@@ -68,6 +73,8 @@ class Settings:
             faults=got.faults,
             seed=seed,
             database=got.database,
+            broker=got.broker,
+            clocks=got.clocks,
             round=got.round,
             longest=got.longest,
             reports=got.reports.absolute(),
@@ -87,10 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not is_inside():
         return _go_inside(given)
     become_child()
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a stream of text
     settings = Settings.parse(given)
-    report = Report(settings.seed, settings.database, "redis", shlex.join([_MODULE, *given]))
-    print(f"nemesis: seed {settings.seed}, {settings.faults} faults, {settings.database}", flush=True)  # noqa: T201
+    report = Report(settings.seed, settings.database, settings.broker, shlex.join([_MODULE, *given]))
+    _tell(f"nemesis: seed {settings.seed}, {settings.faults} faults, {settings.database}, {settings.broker}")
     with tempfile.TemporaryDirectory(prefix="hansa-nemesis-", dir="/tmp") as folder:
         place = Path(folder)
         mount_memory(place, _WORLD_MIB)
@@ -101,13 +107,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if report.violations or sys.exc_info()[0] is not None:
                 _keep_logs(place, settings)
             subprocess.run(["umount", "-R", "-l", str(place)], check=False)
-    print(report.text(), flush=True)  # noqa: T201
+    _tell(report.text())
     return 1 if report.violations or not report.rounds else 0
+
+
+def _tell(words: str) -> None:
+    sys.stdout.write(f"{words}\n")
+    sys.stdout.flush()
 
 
 def _go_inside(given: list[str]) -> int:
     if not may_have_namespaces():
-        print("The nemesis needs root and network namespaces.", file=sys.stderr)  # noqa: T201
+        sys.stderr.write("The nemesis needs root and network namespaces.\n")
         return 2
     prepare(REPOSITORY / ".cache")
     process = subprocess.Popen(inside_command(_MODULE, given), cwd=REPOSITORY)
@@ -121,10 +132,14 @@ def _go_inside(given: list[str]) -> int:
 
 def _run(settings: Settings, report: Report, place: Path) -> None:
     with ExitStack() as stack:
-        database = ""
-        if settings.database == "postgresql":
-            database = stack.enter_context(private_postgres()).new_database()
-        arena = Arena.build(place / "federation", REPOSITORY / ".cache" / "demo-data", settings.seed, database)
+        postgres = stack.enter_context(private_postgres()) if settings.database == "postgresql" else None
+        data, rabbit = REPOSITORY / ".cache" / "demo-data", settings.broker == "rabbitmq"
+        arena = Arena.build(place / "federation", data, settings.seed, postgres=postgres, rabbit=rabbit)
+        if settings.clocks:
+            library = faketime_library()
+            if library is None:
+                raise FileNotFoundError("libfaketime is missing; install it with: apt-get install faketime")
+            arena.federation.clocks = Clocks(place / "clocks", library)
         arena.plan.lifetime = timedelta(seconds=settings.lifetime)
         asyncio.run(_rounds(arena, settings, report))
 
@@ -135,17 +150,16 @@ async def _rounds(arena: Arena, settings: Settings, report: Report) -> None:
     draw = random.Random(settings.seed)
     try:
         await arena.open(draw, settings.wish(), _say(begun))
-        print(f"[{time.monotonic() - begun:6.1f} s] the federation stands", flush=True)  # noqa: T201
+        _tell(f"[{time.monotonic() - begun:6.1f} s] the federation stands")
         while sum(report.faults.values()) < settings.faults:
             count = min(settings.round, settings.faults - sum(report.faults.values()))
             await arena.round(count, report)
             report.seconds = time.monotonic() - begun
             written = report.write(settings.reports)
             done = sum(report.faults.values())
-            print(  # noqa: T201
+            _tell(
                 f"[{report.seconds:6.1f} s] round {report.rounds}: {done} faults, {sum(report.jobs.values())} jobs, "
-                f"{len(report.violations)} violations; {written}",
-                flush=True,
+                f"{len(report.violations)} violations; {written}"
             )
     finally:
         await arena.close()
@@ -154,7 +168,7 @@ async def _rounds(arena: Arena, settings: Settings, report: Report) -> None:
 def _say(begun: float) -> Callable[[Fault], None]:
     def say(fault: Fault) -> None:
         length = f" for {fault.seconds:.1f} s" if fault.seconds else ""
-        print(f"[{fault.when - begun:6.1f} s] {fault.kind}: {fault.at}{length}", flush=True)  # noqa: T201
+        _tell(f"[{fault.when - begun:6.1f} s] {fault.kind}: {fault.at}{length}")
 
     return say
 

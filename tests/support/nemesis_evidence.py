@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 from coordinator.config import load_config
 from coordinator.store import job_models, people_models
 from coordinator.store.audit_check import verify_log
-from deploy.local.cast import RESEARCHER
 from hansa.contract.errors import HansaError
 from hansa.contract.outbox import Head
 from hansa.contract.states import JobState
@@ -23,7 +22,6 @@ from hansa.sdk.trust import read_trust_root
 from hansa.sdk.verification import Verifier
 from node_agent.audit.verification import Recount
 from node_agent.store import models
-from node_agent.store.database import open_engine
 from tests.support.demo_oracle import Truth, sample_sexes
 from tests.support.nemesis_check import (
     CoordinatorStore,
@@ -103,7 +101,7 @@ def seen_jobs(workload: Workload) -> dict[str, SeenJob]:
 
 def read_node(database: Path) -> NodeStore:
     """Return what a stopped node's database says."""
-    engine = open_engine(database)
+    engine = create_engine(f"sqlite:///{database}")
     try:
         with Session(engine) as session:
             return _node(session)
@@ -183,7 +181,8 @@ def look_everywhere(federation: Federation, data: Path, evidence: Evidence) -> N
     evidence.places["the coordinator's log"] = layout.coordinator.log_file.read_bytes()
     if federation.frame_proxy is not None:
         evidence.places["frames to the coordinator"] = b"".join(federation.frame_proxy.readable)
-    evidence.secrets = secrets(layout.root)
+    passwords = [service.secret.encode() for service in (federation.rabbit,) if service is not None]
+    evidence.secrets = [*secrets(layout.root), *passwords]
     evidence.logs = {name: path.read_bytes() for name, path in federation.logs().items()}
 
 
@@ -210,8 +209,3 @@ def secrets(root: Path) -> list[bytes]:
         lines = content.splitlines() if content.startswith(b"-----") else [content.hex().encode()]
         found |= set([line for line in lines if len(line) >= _LONG_LINE and b"-----" not in line][:1])
     return sorted(found)
-
-
-def researcher(federation: Federation) -> str:
-    """Return who asks."""
-    return str(federation.layout.profile(RESEARCHER))

@@ -19,23 +19,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from deploy.local.processes import Process
+from deploy.local.processes import Process, wait_until
 from tests.support.nemesis_federation import (
     BYTES,
-    COORDINATOR,
     FRAMES,
     NODE_PARTS,
     NODES,
     Federation,
     Part,
-    kill,
 )
+from tests.support.nemesis_processes import kill
+from tests.support.nemesis_services import RabbitMqService
 from tests.support.nemesis_world import Cut
 
 # What is left of a full file system: nothing.
 _BALLAST: Final = ".ballast"
 _BLOCK: Final = 1 << 20
 _AT_ONCE: Final = 3
+# How far a clock jumps, in seconds: little, beyond what is borne, a day.
+_STEPS: Final = (20, 400, 86_400)
+_DEATH_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +54,16 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that was done, when, and for how long (0: at once)."""
+    """One thing that was done, when, and for how long (0: at once).
+
+    ``hit`` are the executions that had processes at the node just before.
+    """
 
     kind: str
     at: str
     when: float
     seconds: float = 0.0
+    hit: frozenset[tuple[str, int]] = frozenset()
 
 
 Strike = Callable[[], Awaitable[bool]]
@@ -89,6 +96,8 @@ class Nemesis:
             "disk full": (2, self._disk_full),
             "broker emptied": (1, self._broker_emptied),
         }
+        if self.federation.clocks is not None:
+            known["clock stepped"] = (2, self._clock_stepped)
         wanted = self.wish.kinds or known.keys()
         return {name: known[name] for name in known if name in wanted}
 
@@ -116,8 +125,8 @@ class Nemesis:
         """Return how many faults of each kind were done."""
         return Counter(fault.kind for fault in self.done)
 
-    def _did(self, kind: str, at: str, seconds: float = 0.0) -> bool:
-        fault = Fault(kind, at, time.monotonic(), seconds)
+    def _did(self, kind: str, at: str, seconds: float = 0.0, hit: frozenset[tuple[str, int]] = frozenset()) -> bool:
+        fault = Fault(kind, at, time.monotonic(), seconds, hit)
         self.done.append(fault)
         self.say(fault)
         return True
@@ -141,8 +150,9 @@ class Nemesis:
     # --- processes ------------------------------------------------------------------
 
     def _some_part(self) -> Part:
-        kind = self.random.choice(("coordinator", *NODE_PARTS))
-        return COORDINATOR if kind == "coordinator" else Part(kind, self.random.choice(NODES))
+        central = ("coordinator", *(service.name for service in self.federation.services))
+        kind = self.random.choice((*central, *NODE_PARTS))
+        return Part(kind) if kind in central else Part(kind, self.random.choice(NODES))
 
     def _some_process(self) -> tuple[Part, Process] | None:
         part = self._some_part()
@@ -153,8 +163,10 @@ class Nemesis:
         found = self._some_process()
         if found is None:
             return False
-        kill(found[1])
-        return self._did(f"kill {found[0].kind}", str(found[0]))
+        part, process = found
+        hit = frozenset(self.federation.executions(part.node)) if part.node else frozenset()
+        kill(process)
+        return self._did(f"kill {part.kind}", part.node or part.kind, hit=hit)
 
     async def _freeze(self) -> bool:
         found = self._some_process()
@@ -167,7 +179,7 @@ class Nemesis:
             seconds,
             lambda: process.signal(signal.SIGSTOP),
             lambda: process.signal(signal.SIGCONT),
-        ) and self._did(f"freeze {part.kind}", str(part), seconds)
+        ) and self._did(f"freeze {part.kind}", part.node or part.kind, seconds)
 
     # --- wires ----------------------------------------------------------------------
 
@@ -227,6 +239,15 @@ class Nemesis:
             "delay of frames", seconds, lambda: delay(self.random.uniform(0.05, 1.0)), lambda: delay(0.0)
         ) and self._did("frames delayed", FRAMES, seconds)
 
+    async def _clock_stepped(self) -> bool:
+        clocks = self.federation.clocks
+        assert clocks is not None
+        daemon = self.random.choice(("coordinator", *(f"agent {node}" for node in NODES)))
+        step, seconds = self.random.choice(_STEPS) * self.random.choice((1, -1)), self.random.uniform(*self.wish.cut)
+        return self._lasts(
+            f"clock {daemon}", seconds, lambda: clocks.set(daemon, step), lambda: clocks.set(daemon, 0)
+        ) and self._did("clock stepped", f"{daemon} by {step} s", seconds)
+
     # --- stores -----------------------------------------------------------------------
 
     async def _disk_full(self) -> bool:
@@ -240,6 +261,8 @@ class Nemesis:
         ) and self._did(f"disk full {'coordinator' if at == 'coordinator' else 'node'}", at, seconds)
 
     async def _broker_emptied(self) -> bool:
+        if self.federation.rabbit is not None:
+            return await self._rabbit_emptied(self.federation.rabbit)
         node = self.random.choice(NODES)
         part = Part("broker", node)
         for process in self.federation.processes(part):
@@ -247,6 +270,13 @@ class Nemesis:
         folder = self.federation.layout.node(node).state / "broker"
         shutil.rmtree(folder / "appendonlydir", ignore_errors=True)
         return self._did("broker emptied", node)
+
+    async def _rabbit_emptied(self, rabbit: RabbitMqService) -> bool:
+        for process in rabbit.processes():
+            kill(process)
+        await asyncio.to_thread(wait_until, lambda: not rabbit.running(), _DEATH_SECONDS)
+        rabbit.forget()
+        return self._did("broker emptied", "all nodes")
 
 
 def fill(ballast: Path) -> None:

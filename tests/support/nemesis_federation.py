@@ -11,8 +11,6 @@ import json
 import random
 import re
 import shutil
-import signal
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,8 +25,12 @@ from hansa.sdk.profile import Profile, load_profile
 from node_agent.config import StateFolder
 from node_agent.execution.pools import node_name
 from node_agent.local_api.client import AgentClient
+from tests.support.nemesis_clocks import Clocks
+from tests.support.nemesis_processes import Living, living
 from tests.support.nemesis_proxy import ByteProxy, FrameProxy
+from tests.support.nemesis_services import PostgresService, RabbitMqService, Service
 from tests.support.nemesis_world import HUB, Network, at_node, mount_memory
+from tests.support.postgres import Postgres
 from tests.support.warm_commands import warm_commands
 
 # The first is reached directly, the second through a proxy of bytes, the third through one of frames.
@@ -37,6 +39,8 @@ SHORT, LONG = "allele-frequency", "patient-frequency"
 _LONG_SECONDS: Final = 6
 _STATE_MIB: Final = 192
 _WATCH_SECONDS: Final = 0.2
+# The control group of an execution.
+_GROUP: Final = re.compile(r"/hansa/[0-9a-f]+/([0-9a-f]{32})-(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +50,8 @@ class Part:
     kind: str
     node: str = ""
 
-    def __str__(self) -> str:
-        return f"{self.kind} of {self.node}" if self.node else self.kind
 
-
-COORDINATOR: Final = Part("coordinator")
 NODE_PARTS: Final = ("agent", "worker", "run pool", "rule pool", "broker", "sandbox")
-PARTS: Final = (COORDINATOR, *(Part(kind, node) for node in NODES for kind in NODE_PARTS))
 
 
 @dataclass(slots=True)
@@ -64,27 +63,54 @@ class Federation:
     random: random.Random
     bytes_proxy: ByteProxy | None = None
     frame_proxy: FrameProxy | None = None
-    # Daemons that shall not run now.
-    paused: set[str] = field(default_factory=set)
+    # What moves the daemons' wall clocks; None: they have the machine's.
+    clocks: Clocks | None = None
     restarts: int = 0
+    services: list[Service] = field(default_factory=list)
 
     # --- set-up -------------------------------------------------------------------
 
     @classmethod
-    def build(cls, root: Path, data: Path, seed: int, database: str = "") -> Federation:
-        """Make the network and the federation; nothing of it runs yet."""
+    def build(cls, root: Path, data: Path, seed: int, *, postgres: Postgres | None, rabbit: bool) -> Federation:
+        """Make the network and the federation; nothing of it runs yet.
+
+        Args:
+            root: the federation's folder.
+            data: the demo data.
+            seed: of what the federation itself draws.
+            postgres: where the coordinator's database is to be; None: in its state folder.
+            rabbit: the nodes use a RabbitMQ, instead of a Redis each.
+        """
         found = cls(Layout(root), Network(NODES), random.Random(seed ^ 0x5EED))
         found.network.build()
         long = _long_analysis(root.parent / "long-analysis")
+        database = "" if postgres is None else postgres.new_database()
         wish = local.Wish(",".join(NODES), data, analyses=(ANALYSIS_FOLDER, long), database=database)
         with warm_commands():
             local.up(found.layout, wish, lambda _text: None)
         local.down(found.layout)
         for folder in (found.layout.coordinator_state, *(found.layout.node(node).state for node in NODES)):
             mount_memory(folder, _STATE_MIB)
+        if postgres is not None:
+            found.services.append(PostgresService(postgres))
+        if rabbit:
+            found._use_rabbit()
         config = found.layout.coordinator_state / "coordinator.toml"
         config.write_text(f'host = "{HUB}"\nlisten = "0.0.0.0"\n{config.read_text()}')
         return found
+
+    def _use_rabbit(self) -> None:
+        server = RabbitMqService(HUB, NODES)
+        self.services.append(server)
+        server.start()
+        for node in NODES:
+            config = self.layout.node(node).state / "agent.toml"
+            config.write_text(f"broker_url = {json.dumps(server.url(node))}\n{config.read_text()}")
+
+    @property
+    def rabbit(self) -> RabbitMqService | None:
+        """The nodes' common RabbitMQ, if they use one."""
+        return next((one for one in self.services if isinstance(one, RabbitMqService)), None)
 
     async def start(self) -> None:
         """Start the proxies and everything else."""
@@ -111,19 +137,27 @@ class Federation:
         return True
 
     def start_daemons(self) -> None:
-        """Start what does not run and may."""
+        """Start what does not run."""
         for name, daemon in self.daemons().items():
-            if name not in self.paused and daemon.running() is None:
-                daemon.start(self.layout.root, {**environment(), "HANSA_DEBUG": "1"})
+            if daemon.running() is None:
+                self._start(name, daemon)
+
+    def _start(self, name: str, daemon: Daemon) -> None:
+        clock = self.clocks.environment(name) if self.clocks else {}
+        daemon.start(self.layout.root, {**environment(), **clock, "HANSA_DEBUG": "1"})
 
     async def watch_over(self) -> None:
         """Start again whatever has ended, as an init system does; until cancelled."""
         while True:
             for name, daemon in self.daemons().items():
-                if name not in self.paused and daemon.running() is None:
+                if daemon.running() is None:
                     self.restarts += 1
                     await asyncio.sleep(self.random.uniform(0.0, 0.5))
-                    daemon.start(self.layout.root, {**environment(), "HANSA_DEBUG": "1"})
+                    self._start(name, daemon)
+            for service in self.services:
+                if not service.running():
+                    self.restarts += 1
+                    await asyncio.to_thread(service.start)
             await asyncio.sleep(_WATCH_SECONDS)
 
     def stop_daemons(self) -> None:
@@ -137,6 +171,8 @@ class Federation:
         """Stop everything."""
         self.stop_daemons()
         local.down(self.layout)
+        for service in self.services:
+            service.stop()
         for node in NODES:
             _remove_groups(node_name(self.layout.node(node).state))
         if self.bytes_proxy is not None:
@@ -160,12 +196,20 @@ class Federation:
         if part.kind in {"coordinator", "agent", "worker"}:
             running = self.daemons()[f"{part.kind} {part.node}".strip()].running()
             return [running] if running else []
+        if not part.node:
+            return [each for service in self.services if service.name == part.kind for each in service.processes()]
         state = self.layout.node(part.node).state
-        return [Process(each.pid, each.started) for each in living() if _is(part.kind, each, state)]
+        return [each.process for each in living() if _is(part.kind, each, state)]
 
     def run_processes(self, run_id: str) -> list[int]:
         """Return the processes in control groups of a run, at whatever node."""
         return [each.pid for each in living() if f"/{run_id}-" in each.groups]
+
+    def executions(self, node: str) -> set[tuple[str, int]]:
+        """Return the executions of which processes live at a node: run and number."""
+        family = f"/hansa/{node_name(self.layout.node(node).state)}/"
+        named = (_GROUP.search(each.groups) for each in living() if family in each.groups)
+        return {(found[1], int(found[2])) for found in named if found}
 
     def agent(self, node: str) -> AgentClient:
         """Return a client of a node's agent."""
@@ -178,27 +222,6 @@ class Federation:
     def logs(self) -> dict[str, Path]:
         """Return the daemons' logs by name."""
         return {name: daemon.log_file for name, daemon in self.daemons().items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Living:
-    """A process as /proc shows it."""
-
-    pid: int
-    started: str
-    command: str
-    groups: str
-
-
-def living() -> Iterator[Living]:
-    """Yield every process of this namespace that is no zombie."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                stat = (entry / "stat").read_text().rpartition(")")[2].split()
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if stat[0] != "Z":
-                    yield Living(int(entry.name), stat[19], command, (entry / "cgroup").read_text())
 
 
 def _is(kind: str, process: Living, state: Path) -> bool:
@@ -242,8 +265,3 @@ def _remove_groups(node: str) -> None:
         for each in (*folder.glob("*/"), folder):
             with suppress(OSError):
                 each.rmdir()
-
-
-def kill(process: Process) -> None:
-    """Kill without a warning."""
-    process.signal(signal.SIGKILL)

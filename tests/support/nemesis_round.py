@@ -30,6 +30,7 @@ from tests.support.nemesis_federation import NODES, Federation
 from tests.support.nemesis_report import Report
 from tests.support.nemesis_times import Stopwatch
 from tests.support.nemesis_work import Plan, Workload
+from tests.support.postgres import Postgres
 
 _CONNECT_SECONDS: Final = 120.0
 _SETTLE_SECONDS: Final = 120.0
@@ -53,10 +54,10 @@ class Arena:
     _stopwatch: Stopwatch | None = None
 
     @classmethod
-    def build(cls, root: Path, data: Path, seed: int, database: str = "") -> Arena:
+    def build(cls, root: Path, data: Path, seed: int, *, postgres: Postgres | None, rabbit: bool) -> Arena:
         """Make the federation."""
         truths = {node: truth(data / node / "aisnp.vcf.gz", data / node / "samples.tsv") for node in NODES}
-        return cls(Federation.build(root, data, seed, database), data, truths)
+        return cls(Federation.build(root, data, seed, postgres=postgres, rabbit=rabbit), data, truths)
 
     async def open(self, draw: random.Random, wish: Wish, say: Callable[[Fault], None]) -> None:
         """Start everything and wait until all nodes are connected."""

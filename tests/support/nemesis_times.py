@@ -31,6 +31,9 @@ class Stopwatch:
         """Start the clock that belongs to a fault, if one does."""
         if fault.kind == "kill coordinator":
             self._start(self._reattach())
+        elif fault.kind == "kill run pool":
+            for run, execution in fault.hit:
+                self._start(self._execute_again(fault, run, execution))
         elif fault.kind.startswith("partition") or fault.kind == "unplug":
             self._start(self._notice(fault))
 
@@ -74,5 +77,13 @@ class Stopwatch:
                 was_connected = True
             elif connected is not None and was_connected:
                 self._note("partition noticed", time.monotonic() - fault.when)
+                return
+            await asyncio.sleep(_STEP_SECONDS)
+
+    async def _execute_again(self, fault: Fault, run: str, execution: int) -> None:
+        """From the death of a run's pool until a later execution has processes; if the run needs one."""
+        while time.monotonic() - fault.when < _LONGEST_SECONDS:
+            if any(one == run and number > execution for one, number in self.federation.executions(fault.at)):
+                self._note("pool of runs killed to its run executing again", time.monotonic() - fault.when)
                 return
             await asyncio.sleep(_STEP_SECONDS)

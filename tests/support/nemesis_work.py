@@ -280,5 +280,5 @@ async def measured(condition: Callable[[], bool], most: float) -> float | None:
 
 
 def _is_later(error: RemoteError) -> bool:
-    """Say whether the answer was: not now."""
-    return error.reason in {Reason.INTERNAL, *(reason for reason in Reason if "BUSY" in reason or "LIMIT" in reason)}
+    """Say whether to ask again: there was no room, a full disk, or a clock that was wrong for a while."""
+    return error.reason in {Reason.INTERNAL, Reason.RATE_LIMITED, Reason.UNAUTHENTICATED} or "BUSY" in error.reason

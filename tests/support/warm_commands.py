@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Final
@@ -48,32 +49,59 @@ def warm_commands() -> Iterator[None]:
 
     def call(program: str, *arguments: str, env: Mapping[str, str] | None = None) -> str:
         with tempfile.TemporaryDirectory() as folder:
-            out, err = Path(folder, "out"), Path(folder, "err")
+            files = _Files(Path(folder))
             values = {**commands.environment(), **(env or {})}
-            process = context.Process(target=_run, args=(program, arguments, values, out, err))
+            process = context.Process(target=_run, args=(program, arguments, values, files))
             process.start()
             process.join(_COMMAND_SECONDS)
-            status = process.exitcode
-            if status is None:
+            if process.is_alive():
                 process.kill()
                 process.join()
-            process.close()
-            said = out.read_text() if out.exists() else ""
-            if status != 0:
-                why = (err.read_text().strip() if err.exists() else "") or said.strip() or f"exit code {status}"
+            # Not ``exitcode``: two threads that look for it at once may each miss it.
+            status = _read(files.status) or "killed"
+            if status != "0":
+                why = _read(files.err).strip() or _read(files.out).strip() or f"exit code {status}"
                 raise commands.CommandError(f"`{program} {' '.join(arguments[:4])} …` failed: {why}")
-            return said
+            return _read(files.out)
 
     with mock.patch.object(commands, "call", call), mock.patch.object(ceremony, "call", call):
         yield
 
 
-def _run(program: str, arguments: tuple[str, ...], env: Mapping[str, str], out: Path, err: Path) -> None:
-    for path, descriptor in ((out, 1), (err, 2)):
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Where a command leaves what it said and how it ended."""
+
+    folder: Path
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    @property
+    def err(self) -> Path:
+        return self.folder / "err"
+
+    @property
+    def status(self) -> Path:
+        return self.folder / "status"
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def _run(program: str, arguments: tuple[str, ...], env: Mapping[str, str], files: _Files) -> None:
+    for path, descriptor in ((files.out, 1), (files.err, 2)):
         opened = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         os.dup2(opened, descriptor)
         os.close(opened)
     os.environ.clear()
     os.environ.update(env)
     sys.argv = [program, *arguments]
-    import_module(_PROGRAMS[program]).main()
+    status: object = 0
+    try:
+        import_module(_PROGRAMS[program]).main()
+    except SystemExit as ended:
+        status = ended.code or 0
+    files.status.write_text(str(status))
