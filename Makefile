@@ -84,6 +84,10 @@ bench: system $(READY) ## measure, as ratios in one run; writes nothing but its 
 mutation: $(READY) ## take each defence out and see that its test fails; ARGS=ids for some
 	$(BIN)/python -m tests.mutation $(ARGS)
 
+.PHONY: nemesis
+nemesis: system $(READY) ## break real processes: ARGS='--faults 1000 --seed N --database postgresql'; report in .cache/nemesis
+	$(BIN)/python -m tests.fault.nemesis $(ARGS)
+
 .PHONY: fuzz
 fuzz: $(READY) ## feed garbage to every parser: [FUZZ_SECONDS=60] each; crashes in .cache/fuzz
 	$(BIN)/python -m tests.fuzz $(ARGS)

@@ -26,6 +26,7 @@ from coordinator.store.trust import TrustRepository
 from hansa.contract.envelope import to_json
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.listing import MANIFEST_FILE, parse_listing
+from hansa.contract.log_evidence import node_checkpoint_file, node_proof_file
 from hansa.contract.states import JOB_TERMINAL
 from hansa.contract.trust_paths import analysis_of
 from hansa.sdk.evidence import JOB_FILE, METADATA, RESULT_FILE, TARGETS, statement_file, summary_file
@@ -64,15 +65,21 @@ def job_evidence(session: Session, job_id: str, asker: Asker, turn: Turn, logs: 
     statements = {
         node: found for node, found in StatementRepository(session).of_job(job.job_id).items() if node in in_result
     }
+    # So is the proof of such a release, which may come at any time after the end.
+    late = {name for run in job.runs if run.node not in statements for name in _log_files(run.node)}
     reads = asker.may(READ_RESULT, job.submitter)
     files = {
         JOB_FILE: to_json(jobs.envelope(job.job_id)),
         RESULT_FILE: result if reads else without_figures(result),
         **{statement_file(node): found.envelope for node, found in statements.items()},
         **trust_files(session),
-        **logs(session, job.job_id, turn.now),
+        **{name: content for name, content in logs(session, job.job_id, turn.now).items() if name not in late},
     }
     return Evidence(files, {summary_file(node): found.run_id for node, found in statements.items()} if reads else {})
+
+
+def _log_files(node: str) -> tuple[str, str]:
+    return node_checkpoint_file(node), node_proof_file(node)
 
 
 def without_figures(result: bytes) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from deploy.local.cast import (
@@ -24,7 +25,7 @@ from deploy.local.cast import (
     folder_of,
     members,
 )
-from deploy.local.commands import ANALYSIS, ANALYSIS_FOLDER, call
+from deploy.local.commands import ANALYSIS_FOLDER, analysis_of, call
 from deploy.local.layout import FEDERATION, Layout
 
 PROJECT: Final = "demo"
@@ -48,12 +49,15 @@ class Ceremony:
         call("hansa", "key", "create", *(str(self._layout.key(name)) for name in names))
         call("hansa", "key", "create", "--recipient", str(self._layout.recipient_key(RESEARCHER)))
 
-    def found(self, nodes: Sequence[str], datasets: Sequence[str]) -> None:
+    def found(
+        self, nodes: Sequence[str], datasets: Sequence[str], analyses: Sequence[Path] = (ANALYSIS_FOLDER,)
+    ) -> None:
         """Make the first version of the repository, signed by its thresholds.
 
         Args:
             nodes: the nodes to come; their keys are added once they have them.
             datasets: ``NODE/DATASET`` of the one project.
+            analyses: the folders of the project's analyses.
         """
         public = self._layout.public_key
         signers = [
@@ -71,9 +75,10 @@ class Ceremony:
         people.write_text("".join(self._entry(member) for member in members(nodes)))
         self._trust("add-people", str(people))
         scope = [word for dataset in datasets for word in ("--dataset", dataset)]
-        valid = ["--analysis", ANALYSIS, "--valid", f"{_PROJECT_DAYS}d"]
-        self._trust("add-project", PROJECT, "--researcher", RESEARCHER, *scope, *valid)
-        self._review()
+        used = [word for folder in analyses for word in ("--analysis", analysis_of(folder))]
+        self._trust("add-project", PROJECT, "--researcher", RESEARCHER, *scope, *used, "--valid", f"{_PROJECT_DAYS}d")
+        for folder in analyses:
+            self._review(folder)
         self._sign(*ROOT_SIGNERS[:THRESHOLD], *TARGETS_SIGNERS[:THRESHOLD])
 
     def _entry(self, member: Member) -> str:
@@ -89,10 +94,11 @@ class Ceremony:
         # JSON's strings and lists of strings are TOML's too.
         return "\n".join(["[[person]]", *(f"{name} = {json.dumps(value)}" for name, value in values.items()), ""])
 
-    def _review(self) -> None:
-        bundle = str(self._layout.bundle)
+    def _review(self, folder: Path) -> None:
+        self._layout.bundles.mkdir(exist_ok=True)
+        bundle = str(self._layout.bundles / analysis_of(folder))
         author = ["--person", AUTHOR, "--key", str(self._layout.key(AUTHOR))]
-        call("hansa", "analysis", "build", str(ANALYSIS_FOLDER), *author, "--to", bundle)
+        call("hansa", "analysis", "build", str(folder), *author, "--to", bundle)
         for name in REVIEWERS:
             reviewer = ["--person", name, "--key", str(self._layout.key(name))]
             call("hansa", "analysis", "review", bundle, *reviewer, "--approve", "--comment", "Counts only.")

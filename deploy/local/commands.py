@@ -66,6 +66,12 @@ def call(program: str, *arguments: str, env: Mapping[str, str] | None = None) ->
     return done.stdout
 
 
+def analysis_of(folder: Path) -> str:
+    """Return ``NAME@VERSION`` of the analysis in ``folder``."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    return f"{manifest['name']}@{manifest['version']}"
+
+
 class People:
     """What operators and the researcher do, with `hansa`."""
 
@@ -114,16 +120,17 @@ class NodeOperator:
     def __init__(self, node: NodeLayout) -> None:
         self._node = node
 
-    def make(self) -> None:
+    def make(self, analyses: Sequence[Path] = (ANALYSIS_FOLDER,)) -> None:
         """Make the node's profile, state folder and policy.
 
-        The policy admits the researcher and the one analysis, and releases
-        what passes the disclosure check without a person.
+        The policy admits the researcher and the analyses of these folders, and
+        releases what passes the disclosure check without a person.
         """
         self._node.folder.mkdir(parents=True)
         self._node.profile.write_text(f"state = {json.dumps(str(self._node.state))}\n")
         self.call("init")
-        self.call("policy", "allow", "analysis", ANALYSIS)
+        for folder in analyses:
+            self.call("policy", "allow", "analysis", analysis_of(folder))
         self.call("policy", "allow", "submitter", RESEARCHER)
         self.call("policy", "set", "release", "auto")
 
@@ -165,8 +172,14 @@ class NodeOperator:
         return call("hansa-node", "--profile", str(self._node.profile), *arguments)
 
 
-def init_coordinator(layout: Layout, ports: tuple[int, int, int]) -> None:
-    """Make the coordinator's state on the signed trust repository."""
+def init_coordinator(layout: Layout, ports: tuple[int, int, int], database: str = "") -> None:
+    """Make the coordinator's state on the signed trust repository.
+
+    Args:
+        layout: where.
+        ports: of people, enrolment and nodes.
+        database: the URL of a PostgreSQL; a file in the state folder when empty.
+    """
     people, enrolment, node = (str(port) for port in ports)
     call(
         "hansa-coordinator",
@@ -188,4 +201,6 @@ def init_coordinator(layout: Layout, ports: tuple[int, int, int]) -> None:
         enrolment,
         "--node-port",
         node,
+        "--database",
+        database,
     )

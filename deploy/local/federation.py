@@ -21,6 +21,7 @@ from deploy.local import demo_data
 from deploy.local.cast import OPERATOR, holder_of
 from deploy.local.ceremony import PROJECT, Ceremony
 from deploy.local.commands import (
+    ANALYSIS_FOLDER,
     CommandError,
     Dataset,
     NodeOperator,
@@ -42,10 +43,16 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What `make up` was asked for; None where the default is meant."""
+    """What `make up` was asked for; None where the default is meant.
+
+    ``analyses`` are folders: data holders approve the first of them for the
+    whole project, the others job by job. ``database`` is the coordinator's.
+    """
 
     nodes: str | None = None
     data: Path | None = None
+    analyses: tuple[Path, ...] = (ANALYSIS_FOLDER,)
+    database: str = ""
 
 
 def up(layout: Layout, wish: Wish, say: Say) -> None:
@@ -66,7 +73,7 @@ def up(layout: Layout, wish: Wish, say: Say) -> None:
     datasets = find_datasets(wish.data or demo_data.prepare(REPOSITORY / ".cache"), names, say)
     layout.root.mkdir(parents=True, exist_ok=True)
     try:
-        _set_up(layout, names, datasets, say)
+        _set_up(layout, wish, datasets, say)
     except BaseException:
         down(layout)
         _keep_only_logs(layout)
@@ -94,16 +101,17 @@ def _keep_only_logs(layout: Layout) -> None:
             path.unlink(missing_ok=True)
 
 
-def _set_up(layout: Layout, names: Sequence[str], datasets: Mapping[str, Sequence[Dataset]], say: Say) -> None:
-    people, ceremony = People(layout), Ceremony(layout)
+def _set_up(layout: Layout, wish: Wish, datasets: Mapping[str, Sequence[Dataset]], say: Say) -> None:
+    people, ceremony, names = People(layout), Ceremony(layout), tuple(datasets)
     with ThreadPoolExecutor(max_workers=len(names)) as pool:
         say(f"Making the nodes {', '.join(names)}: each has its own state, policy, broker and worker.")
-        made = [pool.submit(NodeOperator(layout.node(name)).make) for name in names]
+        made = [pool.submit(NodeOperator(layout.node(name)).make, wish.analyses) for name in names]
         say("The key ceremony: two of three national operators sign who belongs to the federation and what may run.")
         ceremony.create_keys(names)
-        ceremony.found(names, [f"{node}/{item.name}" for node, found in datasets.items() for item in found])
+        scope = [f"{node}/{item.name}" for node, found in datasets.items() for item in found]
+        ceremony.found(names, scope, wish.analyses)
         say("Starting the coordinator. It will see questions and released counts, never a genotype.")
-        init_coordinator(layout, free_ports())
+        init_coordinator(layout, free_ports(), wish.database)
         people.write_profiles()
         _start_coordinator(layout, people)
         for job in made:

@@ -95,9 +95,9 @@ class Layout:
         return self.root / "trust-repository"
 
     @property
-    def bundle(self) -> Path:
-        """The analysis bundle that was built and reviewed."""
-        return self.root / "bundle"
+    def bundles(self) -> Path:
+        """The analysis bundles that were built and reviewed, by name and version."""
+        return self.root / "bundles"
 
     @property
     def env(self) -> Path:
@@ -108,7 +108,7 @@ class Layout:
     def owned(self) -> tuple[Path, ...]:
         """Everything that a set-up makes below ``root``, but the logs."""
         profiles = (self.profile(name) for name in PROFILED)
-        folders = (self.coordinator_state, self.keys, self.repository, self.bundle, self.root / "nodes")
+        folders = (self.coordinator_state, self.keys, self.repository, self.bundles, self.root / "nodes")
         return (self.record, self.env, *profiles, *folders)
 
     def key(self, person: str) -> Path:

@@ -24,6 +24,7 @@ if [ "${1:-demo}" = test ]; then
     has plink2 || need plink2
     has_postgres || need postgresql
     has rabbitmq-server || need rabbitmq-server
+    has ip || need iproute2
 fi
 [ -n "$missing" ] || exit 0
 

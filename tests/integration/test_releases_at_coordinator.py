@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from hansa.contract.digests import digest
 from hansa.contract.envelope import DECISION_TYPE, Signed
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.job import parse_job
+from hansa.contract.log_evidence import node_checkpoint_file, node_proof_file
 from hansa.contract.raw_keys import agreement_key, key_text
 from hansa.contract.sealing import SealContext, seal
 from hansa.contract.states import JobState
@@ -94,9 +96,11 @@ def stored(world: JobWorld, job: JobRecord) -> list[str]:
     return sorted(world.database.run_sync(lambda s: StatementRepository(s).of_job(job.job_id)))
 
 
-async def evidence(world: JobWorld, job: JobRecord, asker: Asker = ADA) -> dict[str, bytes]:
+async def evidence(
+    world: JobWorld, job: JobRecord, asker: Asker = ADA, logs: Mapping[str, bytes] = MappingProxyType({})
+) -> dict[str, bytes]:
     work = partial(
-        job_evidence, job_id=job.job_id, asker=asker, turn=world.desk.turn(), logs=lambda _session, _job, _now: {}
+        job_evidence, job_id=job.job_id, asker=asker, turn=world.desk.turn(), logs=lambda _session, _job, _now: logs
     )
     found: Evidence = await world.desk.read(work)
     contents = {
@@ -297,6 +301,18 @@ async def test_the_evidence_of_a_job_verifies_from_the_root_alone(world: JobWorl
     report_ = verify_evidence(files, Verifier(root=world.trust.root), job.job_id)
     assert [(step.name, step.pending) for step in report_.failed] == [("audit logs", True)]
     assert (report_.answered, report_.silent) == (("FI", "ES"), {"IT": "DECLINED"})
+
+
+async def test_the_proof_of_a_release_that_came_after_the_end_is_no_evidence(
+    world: JobWorld, nodes: dict[str, PlainNode]
+) -> None:
+    job = await submitted(world, nodes, quorum=2)
+    for name in ("FI", "ES"):
+        await let_out(world, nodes[name], job, released())
+    await nodes["IT"].tell(report(run_at(job.job_id, "IT"), "DECLINED", reason="NODE_BUSY"))
+    proofs = {file(name): b"{}" for name in NODES for file in (node_checkpoint_file, node_proof_file)}
+    found = await evidence(world, job, logs=proofs)
+    assert proofs.keys() - found.keys() == {node_checkpoint_file("IT"), node_proof_file("IT")}
 
 
 async def test_only_the_submitter_gets_summaries_and_only_auditors_get_the_rest(

@@ -25,6 +25,27 @@ class Postgres:
     def __init__(self, socket_dir: Path) -> None:
         self._socket_dir = socket_dir
 
+    @property
+    def _data(self) -> Path:
+        return self._socket_dir / "data"
+
+    def start(self) -> None:
+        """Start the server, and return once it answers.
+
+        Raises:
+            subprocess.CalledProcessError: it does not start.
+        """
+        home = self._socket_dir
+        settings = f"-c listen_addresses= -c unix_socket_directories={home} -c fsync=off -c max_connections=200"
+        _run("pg_ctl", "-D", self._data, "-l", home / "log", "-o", settings, "-w", "-t", _PATIENCE_SECONDS, "start")
+
+    def postmaster(self) -> int | None:
+        """Return the pid of the server as its own file has it; None if it was stopped in order."""
+        try:
+            return int((self._data / "postmaster.pid").read_text().split()[0])
+        except (OSError, ValueError, IndexError):
+            return None
+
     def new_database(self) -> str:
         """Return the URL of a new, empty database."""
         name = f"test_{uuid4().hex}"
@@ -55,12 +76,11 @@ def private_postgres() -> Iterator[Postgres]:
         owner = _owner()
         if owner is not None:
             shutil.chown(home, owner, owner)
-        data, log = home / "data", home / "log"
+        data, server = home / "data", Postgres(home)
         _run("initdb", "-D", data, "-U", _USER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
-        settings = f"-c listen_addresses= -c unix_socket_directories={home} -c fsync=off -c max_connections=200"
-        _run("pg_ctl", "-D", data, "-l", log, "-o", settings, "-w", "-t", _PATIENCE_SECONDS, "start")
+        server.start()
         try:
-            yield Postgres(home)
+            yield server
         finally:
             # pg_ctl signals the pid in the data folder, and waits for its end.
             _run("pg_ctl", "-D", data, "-m", "immediate", "-w", "-t", _PATIENCE_SECONDS, "stop")

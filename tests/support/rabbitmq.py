@@ -32,7 +32,7 @@ def private_rabbitmq() -> Iterator[str]:
         TimeoutError: it does not answer.
     """
     root = Path(tempfile.mkdtemp(prefix="hansa-mq-", dir="/tmp"))
-    port, dist_port, epmd_port = _free_ports()
+    port, dist_port, epmd_port = free_ports()
     user, password = "hansa", secrets.token_hex(16)
     config = root / "rabbitmq.conf"
     config.write_text(
@@ -41,7 +41,7 @@ def private_rabbitmq() -> Iterator[str]:
     url = f"amqp://{user}:{password}@127.0.0.1:{port}//"
     with (root / "server.log").open("wb") as log:
         server = subprocess.Popen(
-            [SERVER], env=_environment(root, dist_port, epmd_port), stdout=log, stderr=log, start_new_session=True
+            [SERVER], env=server_environment(root, dist_port, epmd_port), stdout=log, stderr=log, start_new_session=True
         )
     try:
         _wait(url, server, root / "server.log")
@@ -52,7 +52,8 @@ def private_rabbitmq() -> Iterator[str]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _free_ports() -> tuple[int, int, int]:
+def free_ports() -> tuple[int, int, int]:
+    """Return three ports that are free on the loopback now: the server's, its distribution's and epmd's."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
         for each in sockets:
@@ -61,7 +62,8 @@ def _free_ports() -> tuple[int, int, int]:
     return first, second, third
 
 
-def _environment(root: Path, dist_port: int, epmd_port: int) -> Mapping[str, str]:
+def server_environment(root: Path, dist_port: int, epmd_port: int) -> Mapping[str, str]:
+    """Return the environment of a server with all its files in ``root`` and a name of its own."""
     return {
         "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin",
         "HOME": str(root),
