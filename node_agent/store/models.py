@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Index, LargeBinary, String, Text, TypeDecorator
+from sqlalchemy import JSON, DateTime, Index, LargeBinary, String, Text, TypeDecorator, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -94,9 +94,9 @@ class RunRow(Base):
     beat_at: Mapped[datetime | None]
     worker: Mapped[str] = mapped_column(String(64))
     # The token of the claim that the worker holds it by.
-    claim: Mapped[str] = mapped_column(String(32), server_default="")
+    claim: Mapped[str] = mapped_column(String(32), server_default=text("''"))
     # Of the job; runs from before the column came share the nameless one.
-    project: Mapped[str] = mapped_column(String(64), server_default="")
+    project: Mapped[str] = mapped_column(String(64), server_default=text("''"))
 
 
 class SummaryRow(Base):
