@@ -28,6 +28,7 @@ _log = structlog.get_logger(__name__)
 
 _SOCKET: Final = "redis.sock"
 _PID_FILE: Final = "redis.pid"
+_WRITTEN: Final = "appendonlydir"
 _START_PATIENCE_SECONDS: Final = 10.0
 _STOP_PATIENCE_SECONDS: Final = 10.0
 _STEP_SECONDS: Final = 0.01
@@ -138,6 +139,19 @@ class EmbeddedBroker:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         # A server that still reads its file holds the pid file and will answer soon.
         self._stop_pid(self._recorded_pid())
+        if not self._launch(program):
+            # All that it could have kept is in the agent's store: better none of it than no broker.
+            self._put_aside()
+            if not self._launch(program):
+                raise HansaError(
+                    Reason.CONFIG_INVALID,
+                    f"The node's broker does not start; see {self._folder / 'redis.log'}.",
+                    field="broker_url",
+                )
+        _log.info("broker_started", pid=self._process.pid if self._process else 0)
+
+    def _launch(self, program: str) -> bool:
+        """Start it; return whether it answers."""
         self._process = subprocess.Popen(
             [program, *self._settings()],
             stdin=subprocess.DEVNULL,
@@ -151,13 +165,17 @@ class EmbeddedBroker:
         while self._answering_pid() != self._process.pid:
             if self._process.poll() is not None or time.monotonic() > give_up:
                 self.shut_down()
-                raise HansaError(
-                    Reason.CONFIG_INVALID,
-                    f"The node's broker does not start; see {self._folder / 'redis.log'}.",
-                    field="broker_url",
-                )
+                return False
             time.sleep(_STEP_SECONDS)
-        _log.info("broker_started", pid=self._process.pid)
+        return True
+
+    def _put_aside(self) -> None:
+        """Move what it has written out of its way; what was put aside before is deleted."""
+        written, aside = self._folder / _WRITTEN, self._folder / f"{_WRITTEN}.unreadable"
+        shutil.rmtree(aside, ignore_errors=True)
+        if written.exists():
+            written.rename(aside)
+            _log.warning("broker_file_put_aside", path=str(aside))
 
     def _settings(self) -> list[str]:
         # Relative names: the address of a socket may not be long.

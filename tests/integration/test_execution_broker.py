@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from node_agent.execution.broker import EmbeddedBroker
+from node_agent.execution.celery_app import enqueue_run, make_app, waiting_runs
 from tests.support.execution_cluster import node_folder
 
 
@@ -75,3 +76,36 @@ async def test_a_stale_pid_file_of_somebody_elses_process_is_not_believed(broker
     (folder / "redis.pid").write_text(str(os.getpid()))
     await broker.start()
     assert _ask(broker, "server", "process_id") != os.getpid()
+
+
+async def test_it_tells_how_many_messages_wait_also_when_it_has_forgotten_them_or_is_away(
+    broker: EmbeddedBroker,
+) -> None:
+    app = make_app(broker.url)
+    assert waiting_runs(app) == 0
+    for _ in range(2):
+        enqueue_run(app, "0" * 32)
+    assert waiting_runs(app) == 2
+    with _client(broker) as client:
+        client.flushall()
+    assert waiting_runs(app) == 0
+    enqueue_run(app, "0" * 32)
+    assert waiting_runs(app) == 1
+    await broker.stop()
+    assert waiting_runs(app) is None
+    app.close()
+
+
+async def test_a_file_that_redis_cannot_read_is_put_aside_since_nothing_of_it_is_needed(
+    broker: EmbeddedBroker,
+) -> None:
+    folder = Path(broker.url.removeprefix("redis+socket://").partition("?")[0]).parent
+    with _client(broker) as client:
+        client.set("message", "lost")
+    await broker.stop()
+    for path in (folder / "appendonlydir").iterdir():
+        path.write_bytes(b"no such thing" * 100)
+    await broker.start()
+    with _client(broker) as client:
+        assert client.get("message") is None
+    assert [path.name for path in folder.glob("appendonlydir.*")] == ["appendonlydir.unreadable"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -109,3 +110,21 @@ def named(pids: list[int], name: str) -> list[int]:
             if Path(f"/proc/{pid}/comm").read_text().strip() == name:
                 found.append(pid)
     return found
+
+
+async def test_a_broker_that_dies_and_forgets_everything_loses_no_run() -> None:
+    async with execution_node(workers=False) as node:
+        runs = [await node.submit() for _ in range(3)]
+        for run_id in runs[:2]:
+            await node.until(run_id, lambda run: run.state == "STAGING" and run.enqueued_at is not None)
+        await asyncio.to_thread(lose_broker, node)
+        node.start_worker()
+        for run_id in runs:
+            await finish(node, run_id, 1)
+
+
+def lose_broker(node: ExecutionNode) -> None:
+    """Kill the broker, delete all that it has written, and start it again."""
+    os.kill(int((node.path / "broker" / "redis.pid").read_text()), signal.SIGKILL)
+    shutil.rmtree(node.path / "broker" / "appendonlydir")
+    node.broker.ensure_running()

@@ -55,7 +55,7 @@ from tests.support.agent import (
 )
 from tests.support.trust_world import TrustWorld
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 _HOUR = timedelta(hours=1)
 # A rule that lasts until somebody writes ``go`` into its scratch folder.
 WAITS = """

@@ -149,6 +149,33 @@ async def test_an_execution_that_was_lost_through_no_fault_of_the_analysis_is_fo
     assert (ended.state, ended.reason, ended.incident) == ("FAILED", "SANDBOX_FAILED", "00C0FFEE")
 
 
+async def test_as_long_as_the_broker_holds_the_messages_none_is_sent_again_and_once_it_does_not_all_are(
+    bench: Bench,
+) -> None:
+    runs = [(await bench.offer(offer(job(deadline=timedelta(hours=1))))).run_id for _ in range(2)]
+    await bench.step()
+    bench.depth = 2
+    bench.now += timedelta(minutes=10)
+    await bench.step()
+    assert sorted(bench.enqueued) == sorted(runs)
+    bench.depth = 0
+    await bench.step()
+    assert sorted(bench.enqueued[2:]) == sorted(runs)
+
+
+async def test_a_project_that_floods_the_node_does_not_make_another_one_wait_behind_its_queue(bench: Bench) -> None:
+    flood = [await bench.offer(offer(job())) for _ in range(8)]
+    await bench.step()
+    other = await bench.offer(offer(job()))
+    await bench.database.run(lambda session: setattr(session.get_one(RunRow, other.run_id), "project", "other"))
+    first = bench.enqueued[0]
+    assert first in {run.run_id for run in flood}
+    await bench.executions.claim(first, "worker-1")
+    await bench.executions.finish(Finish(run_id=first, execution=1, outcome=Outcome.FAILED))
+    await bench.step()
+    assert bench.enqueued[2:] == [other.run_id]
+
+
 class _Host:
     """A host on which control groups stand."""
 
