@@ -36,15 +36,18 @@ from coordinator.services.enrolment import Issuer
 from coordinator.services.evidence import LogEvidence
 from coordinator.services.log_evidence import log_evidence
 from coordinator.services.proposals import expire_proposals
+from coordinator.services.purging import purge_results
 from coordinator.services.sessions import Sessions
 from coordinator.services.trust import keep_fresh, state_in_force
 from coordinator.services.witnessing import LogKeeper
 from coordinator.store.database import Database
 from coordinator.store.federation import read_federation
+from coordinator.store.outboxes import CommandRepository
 from coordinator.store.requests import forget_requests
 from coordinator.store.schema import is_current
 from coordinator.trust_keys import TrustKeys, load_trust_keys
 from hansa.contract.errors import HansaError, Reason
+from hansa.contract.retention import KEPT_AFTER_ACK
 from hansa.runtime.clock import Clock
 from hansa.runtime.space import Space
 from hansa.runtime.supervisor import run_all
@@ -203,6 +206,9 @@ def _loops(base: Foundation, desk: Desk) -> Mapping[str, Loop]:
     def tidy(session: Session) -> None:
         forget_requests(session, before=base.clock() - _REQUESTS_KEPT)
         expire_proposals(session, base.clock())
+        CommandRepository(session).prune(base.clock() - KEPT_AFTER_ACK)
+        if base.config.result_days:
+            purge_results(session, base.clock(), kept=timedelta(days=base.config.result_days))
 
     async def housekeeping() -> None:
         while True:

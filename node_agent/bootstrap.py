@@ -46,8 +46,8 @@ from node_agent.offers import Offers, active_runs
 from node_agent.policy.approvals import Site
 from node_agent.policy.book import PolicyBook
 from node_agent.policy.changes import PolicyChanges
-from node_agent.reporting import Bells
-from node_agent.retention import Retention
+from node_agent.reporting import Acknowledged, Bells
+from node_agent.retention import Backlog, Retention
 from node_agent.scheduling import Scheduler
 from node_agent.situation import Situation
 from node_agent.spool.uploader import Uploader
@@ -112,6 +112,8 @@ class Agent:
         self._space = space or Space(None, config.margins)
         self._state, self._config, self._policy, self._database = state, config, policy, database
         self._bells = Bells()
+        self._acknowledged = Acknowledged()
+        self._backlog = Backlog(database=database, acknowledged=self._acknowledged)
         self._reporter = WireReporter(config.node)
         self._trust = TrustBook()
         self._analyses = Catalogue(state.analyses, self._trust.current)
@@ -154,7 +156,13 @@ class Agent:
             enqueue=enqueue,
             may_start=self._has_room,
         )
-        self._retention = Retention(database=database, state=state, policy=policy.current, clock=utc_now)
+        self._retention = Retention(
+            database=database,
+            state=state,
+            policy=policy.current,
+            clock=utc_now,
+            acknowledged=self._acknowledged,
+        )
         self._policy_changes = PolicyChanges(book=policy, database=database, clock=utc_now)
         self._link = self._make_link()
 
@@ -171,6 +179,7 @@ class Agent:
             load=self._load,
             witness=self._witness,
             has_room=self._has_room,
+            acknowledged=self._acknowledged,
         )
         return Link(
             endpoint=self._config.node_endpoint,
@@ -190,7 +199,7 @@ class Agent:
 
     def _has_room(self) -> bool:
         """Say whether new work may be taken on."""
-        return not self._space.short
+        return not self._space.short and not self._backlog.is_full
 
     async def _load(self) -> tuple[int, int]:
         active = await self._database.run(active_runs)
@@ -232,6 +241,7 @@ class Agent:
             logs=self._witness.standing,
             trust=self._trust_json,
             disk=self._space.standing,
+            unsent_bytes=lambda: self._backlog.unsent,
         )
         airlock = Airlock(database=self._database, gate=gate, bells=self._bells, clock=utc_now)
         return LocalApi(
@@ -284,6 +294,7 @@ class Agent:
                 "local_api": self._serve_api,
                 "retention": self._retention.run,
                 "space": self._space.run,
+                "backlog": self._backlog.run,
             },
             stop,
         )

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from hansa.v1 import node_service_pb2, node_service_pb2_grpc
 from node_agent.audit.witness import LogWitness, Told
 from node_agent.link.commands import Commands, Wishes, directory_wanted, is_offer
 from node_agent.link.encoding import head_message, head_of, log_news_of, put_log_news, timestamp
-from node_agent.reporting import Bells
+from node_agent.reporting import Acknowledged, Bells
 from node_agent.store.database import Database
 from node_agent.store.outbox import command_cursor, event_head, events_after, hash_at, store_row
 from node_agent.trust.keeper import TrustKeeper
@@ -66,6 +66,7 @@ class SessionParts:
     witness: LogWitness | None = None
     # Whether an offer may be taken in; what is not acknowledged comes again in the next session.
     has_room: Callable[[], bool] = lambda: True
+    acknowledged: Acknowledged = field(default_factory=Acknowledged)
 
 
 class Session:
@@ -92,7 +93,7 @@ class Session:
         async with self._stream() as call:
             place = await self._attach(call)
             self._parts.wishes.draining = False
-            self._sent = self._acked = place.event_cursor.seq
+            self._sent = self._acked = self._parts.acknowledged.upto = place.event_cursor.seq
             attached.set()
             await until_first_ends(self._read(call, place), self._send_events(call, place), self._beat(call, place))
 
@@ -178,7 +179,7 @@ class Session:
     def _acknowledged(self, upto_seq: int) -> None:
         if upto_seq > self._sent:
             raise HansaError(Reason.PROTOCOL_VIOLATION, log="an event is acknowledged that was not sent")
-        self._acked = max(self._acked, upto_seq)
+        self._acked = self._parts.acknowledged.upto = max(self._acked, upto_seq)
         self._room.set()
 
     async def _apply(self, call: Any, place: Attached, command: node_service_pb2.Command) -> None:
