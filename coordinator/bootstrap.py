@@ -97,10 +97,11 @@ def open_foundation(state_dir: Path, clock: Clock) -> Foundation:
             store is another one's or of another release; ``CONFIG_INVALID``.
     """
     config = load_config(state_dir)
+    space = config.space(state_dir)
+    # First: on a full disk, all that follows needs the room of the reserve.
+    space.begin()
     keys = load_keys(state_dir / CA_FOLDER, names=config.server_names, now=clock())
     trust_keys = load_trust_keys(state_dir)
-    space = config.space(state_dir)
-    space.begin()
     database = Database.open(config.database_url(state_dir))
     database.when_full(space.make_room)
     try:

@@ -348,6 +348,37 @@ def test_a_store_with_a_damaged_page_is_refused_with_the_runbooks_name(begun: Pa
     open_foundation(begun, utc_now).database.close()
 
 
+def test_a_database_that_says_yes_before_its_log_is_on_the_disk_is_refused(request: pytest.FixtureRequest) -> None:
+    server: Postgres = request.getfixturevalue("postgres")
+    url = server.new_database()
+    name = url.partition("/test_")[2].partition("?")[0]
+    look = Database.look(url)
+    look.run_sync(lambda session: session.execute(sa.text(f"ALTER DATABASE test_{name} SET synchronous_commit = off")))
+    look.close()
+    with pytest.raises(HansaError) as refused:
+        Database.open(url)
+    assert (refused.value.reason, "synchronous_commit" in refused.value.public) == (Reason.CONFIG_INVALID, True)
+
+
+def test_what_was_filled_is_taken_back_where_the_folder_cannot_be_put_in_its_place(
+    tmp_path: Path, trust: TrustWorld, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server: Postgres = request.getfixturevalue("postgres")
+    done("init", tmp_path / "coordinator", *as_arguments(dict(write_trust(trust, tmp_path / "given"))))
+    done("backup", tmp_path / "coordinator", tmp_path / "backup")
+    url = server.new_database()
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("coordinator.backups.move_in", refuse)
+        assert command("restore", tmp_path / "backup", tmp_path / "new", "--database", url).exit_code == 1
+    assert not (tmp_path / "new").exists()
+    done("restore", tmp_path / "backup", tmp_path / "new", "--database", url)
+    open_foundation(tmp_path / "new", utc_now).database.close()
+
+
 def test_a_coordinator_whose_store_another_one_serves_now_can_write_no_more(
     tmp_path: Path, trust: TrustWorld, request: pytest.FixtureRequest
 ) -> None:

@@ -129,7 +129,7 @@ async def test_a_result_goes_when_its_time_is_over_and_no_other_takes_its_place(
     world: JobWorld, nodes: dict[str, PlainNode]
 ) -> None:
     job = await submitted(world, nodes)
-    for name, node in nodes.items():
+    for node in nodes.values():
         await let_out(world, node, job, released())
     asked = partial(job_result, job_id=job.job_id, asker=ADA, turn=world.desk.turn())
     stored = {name: summary for name, summary in (await evidence(world, job)).items() if "summar" in name}
