@@ -19,11 +19,12 @@ from sqlalchemy.orm import Session
 
 from coordinator.config import CA_FOLDER, FILE, SERVER_CA_FILE, Config, load_config
 from coordinator.services.nodes import Act
+from coordinator.services.trust import renew_timestamp
 from coordinator.store.audit import AuditRepository
 from coordinator.store.backup import Facts, export_store, facts_of, import_store, raise_generation, withdraw_store
 from coordinator.store.database import Database
 from coordinator.store.federation import read_federation
-from coordinator.trust_keys import TRUST_FOLDER
+from coordinator.trust_keys import TRUST_FOLDER, load_trust_keys
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.generation import raised
 from hansa.runtime.backups import STORE, Manifest, beside, making, move_in, put, seal, verify
@@ -130,7 +131,15 @@ def restore(backup: Path, state_dir: Path, wanted: Wanted, act: Act) -> Restored
         target = (
             f"sqlite:///{part / Path(url.database or '').name}" if inside else url.render_as_string(hide_password=False)
         )
-        import_store(backup / STORE, target, part, lambda session: _begin_anew(session, generation, act))
+        online = load_trust_keys(part).online
+        # No more than one version a second is ever given out.
+        ahead = max(0, int((act.now - manifest.made_at).total_seconds())) + 1
+
+        def begin_anew(session: Session) -> None:
+            _begin_anew(session, generation, act)
+            renew_timestamp(session, online, act.now, ahead=ahead)
+
+        import_store(backup / STORE, target, part, begin_anew)
         try:
             old = move_in(part, place, act.now)
         except OSError:
