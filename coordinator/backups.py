@@ -19,11 +19,12 @@ from sqlalchemy.orm import Session
 
 from coordinator.config import CA_FOLDER, FILE, SERVER_CA_FILE, Config, load_config
 from coordinator.services.nodes import Act
+from coordinator.services.trust import renew_timestamp
 from coordinator.store.audit import AuditRepository
-from coordinator.store.backup import Facts, export_store, facts_of, import_store, raise_generation
+from coordinator.store.backup import Facts, export_store, facts_of, import_store, raise_generation, withdraw_store
 from coordinator.store.database import Database
 from coordinator.store.federation import read_federation
-from coordinator.trust_keys import TRUST_FOLDER
+from coordinator.trust_keys import TRUST_FOLDER, load_trust_keys
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.generation import raised
 from hansa.runtime.backups import STORE, Manifest, beside, making, move_in, put, seal, verify
@@ -119,19 +120,32 @@ def restore(backup: Path, state_dir: Path, wanted: Wanted, act: Act) -> Restored
             ``KEY_INVALID``, there are no keys. Nothing has changed.
     """
     manifest = check(backup)
-    place = state_dir.absolute()
+    place = state_dir.resolve()
     with _stopped(place) as known, beside(place) as part:
         generation = raised(max(manifest.generation, known), above=wanted.above, now=act.now)
         _lay_out(backup, part, manifest, wanted)
         config = _configured(part, wanted.database)
         url = make_url(config.database_url(place))
         # A store in the state folder is made in the part, and moves with it.
-        inside = url.get_backend_name() == "sqlite" and Path(url.database or "").parent == place.resolve()
+        inside = url.get_backend_name() == "sqlite" and Path(url.database or "").parent == place
         target = (
             f"sqlite:///{part / Path(url.database or '').name}" if inside else url.render_as_string(hide_password=False)
         )
-        import_store(backup / STORE, target, part, lambda session: _begin_anew(session, generation, act))
-        old = move_in(part, place, act.now)
+        online = load_trust_keys(part).online
+        # No more than one version a second is ever given out.
+        ahead = max(0, int((act.now - manifest.made_at).total_seconds())) + 1
+
+        def begin_anew(session: Session) -> None:
+            _begin_anew(session, generation, act)
+            renew_timestamp(session, online, act.now, ahead=ahead)
+
+        import_store(backup / STORE, target, part, begin_anew)
+        try:
+            old = move_in(part, place, act.now)
+        except OSError:
+            # A file goes with the folder; another database was empty and is to be so again.
+            withdraw_store(target)
+            raise
     return Restored(manifest=manifest, generation=generation, old=old)
 
 

@@ -37,16 +37,19 @@ from coordinator.services.enrolment import Issuer
 from coordinator.services.evidence import LogEvidence
 from coordinator.services.log_evidence import log_evidence
 from coordinator.services.proposals import expire_proposals
+from coordinator.services.purging import purge_results
 from coordinator.services.sessions import Sessions
 from coordinator.services.submission import Intake
 from coordinator.services.trust import keep_fresh, state_in_force
 from coordinator.services.witnessing import LogKeeper
 from coordinator.store.database import Database
 from coordinator.store.federation import read_federation
+from coordinator.store.outboxes import CommandRepository
 from coordinator.store.requests import forget_requests
 from coordinator.store.schema import is_current
 from coordinator.trust_keys import TrustKeys, load_trust_keys
 from hansa.contract.errors import HansaError, Reason
+from hansa.contract.retention import KEPT_AFTER_ACK
 from hansa.runtime.clock import Clock
 from hansa.runtime.drain import DrainFile
 from hansa.runtime.space import Space
@@ -104,10 +107,11 @@ def open_foundation(state_dir: Path, clock: Clock) -> Foundation:
             store is another one's or of another release; ``CONFIG_INVALID``.
     """
     config = load_config(state_dir)
+    space = config.space(state_dir)
+    # First: on a full disk, all that follows needs the room of the reserve.
+    space.begin()
     keys = load_keys(state_dir / CA_FOLDER, names=config.server_names, now=clock())
     trust_keys = load_trust_keys(state_dir)
-    space = config.space(state_dir)
-    space.begin()
     database = Database.open(config.database_url(state_dir))
     database.when_full(space.make_room)
     try:
@@ -217,6 +221,9 @@ def _loops(base: Foundation, desk: Desk) -> Mapping[str, Loop]:
     def tidy(session: Session) -> None:
         forget_requests(session, before=base.clock() - _REQUESTS_KEPT)
         expire_proposals(session, base.clock())
+        CommandRepository(session).prune(base.clock() - KEPT_AFTER_ACK)
+        if base.config.result_days:
+            purge_results(session, base.clock(), kept=timedelta(days=base.config.result_days))
 
     async def housekeeping() -> None:
         while True:

@@ -46,6 +46,8 @@ class Config(BaseModel):
     # Where figures are served, on loopback only; not at all when absent.
     metrics_port: Port | None = None
     node_certificate_hours: int = Field(default=168, ge=1, le=24 * 90)
+    # How long the result of an ended job is kept, with the summaries that it was made of; 0: for ever.
+    result_days: int = Field(default=0, ge=0, le=36600)
     # MiB of the disk that are held back for what must be written on a full one, and what must be free for new work.
     reserve_mib: int = Field(default=64, ge=1, le=1 << 20)
     free_mib: int = Field(default=128, ge=1, le=1 << 20)

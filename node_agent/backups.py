@@ -29,7 +29,7 @@ from hansa.runtime.clock import Clock
 from hansa.runtime.sqlite import copy_store, damage_named, open_reader
 from node_agent.audit.entries import store_restored
 from node_agent.audit.log import append
-from node_agent.config import StateFolder, create_state_folder, lock_state_folder
+from node_agent.config import StateFolder, create_state_folder, load_config, lock_state_folder
 from node_agent.store.database import Database
 from node_agent.store.models import DatasetRow
 from node_agent.store.outbox import store_row
@@ -108,7 +108,15 @@ def back_up(state: StateFolder, place: Path, content: Content, now: datetime) ->
             if (state.path / name).exists() and (content.keys or name != _KEYS):
                 put((state.path / name).resolve(), part / name)
         facts = _facts(part / STORE)
-        return seal(part, of=OF, made_at=now, keys=content.keys, state=str(state.path), **facts)
+        return seal(part, of=OF, name=_name(state), made_at=now, keys=content.keys, state=str(state.path), **facts)
+
+
+def _name(state: StateFolder) -> str:
+    try:
+        return load_config(state).node
+    except HansaError:
+        # Not enrolled, or settings that cannot be read: all the more reason for a backup.
+        return ""
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -123,7 +131,7 @@ def _facts(path: Path) -> dict[str, Any]:
     if row is None:
         raise HansaError(Reason.BACKUP_INVALID, "It holds no node's store.")
     heads = {"events": events, "commands": row[2], "log": log}
-    return {"name": row[0], "store_uuid": row[0], "generation": row[1], "schema_version": schema, "heads": heads}
+    return {"store_uuid": row[0], "generation": row[1], "schema_version": schema, "heads": heads}
 
 
 def check(backup: Path) -> Manifest:
@@ -147,7 +155,8 @@ def restore(backup: Path, place: Path, wanted: Wanted, *, by: str, now: datetime
         HansaError: ``BACKUP_INVALID``; ``AGENT_RUNNING``; ``KEY_INVALID``,
             there are no keys; ``FILE_INVALID``. Nothing has changed.
     """
-    manifest, place = check(backup), place.absolute()
+    # The folder itself is exchanged, where a link leads to it; what stands in the store names it as the operator does.
+    manifest, named, place = check(backup), place.absolute(), place.resolve()
     old_state = StateFolder(place)
     with ExitStack() as stack:
         if place.is_dir():
@@ -160,7 +169,7 @@ def restore(backup: Path, place: Path, wanted: Wanted, *, by: str, now: datetime
         create_state_folder(part.path)
         generation = raised(max(manifest.generation, known), above=wanted.above, now=now)
         copy_store(backup / STORE, part.database)
-        missing = _begin_anew(part, place, lambda session: _raise(session, generation, by, now))
+        missing = _begin_anew(part, named, lambda session: _raise(session, generation, by, now))
         old = move_in(part.path, place, now)
     return Restored(manifest=manifest, generation=generation, old=old, missing=missing)
 
@@ -193,8 +202,8 @@ def _generation(path: Path) -> int:
     return found
 
 
-def _begin_anew(part: StateFolder, place: Path, change: Callable[[Session], None]) -> Sequence[str]:
-    """Make the store in ``part`` the one of the node at ``place``; return the datasets without files."""
+def _begin_anew(part: StateFolder, named: Path, change: Callable[[Session], None]) -> Sequence[str]:
+    """Make the store in ``part`` the one of the node at ``named``; return the datasets without files."""
     database = Database.open(part.database)
 
     def work(session: Session) -> list[str]:
@@ -202,7 +211,7 @@ def _begin_anew(part: StateFolder, place: Path, change: Callable[[Session], None
         missing = []
         for row in session.scalars(select(DatasetRow).order_by(DatasetRow.dataset_id)):
             inner = Path(_DATASETS) / row.dataset_id / Path(row.folder).name
-            row.folder = str(place / inner)
+            row.folder = str(named / inner)
             if not (part.path / inner).is_dir():
                 missing.append(row.dataset_id)
         return missing

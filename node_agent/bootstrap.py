@@ -53,8 +53,8 @@ from node_agent.offers import Offers, active_runs
 from node_agent.policy.approvals import Site
 from node_agent.policy.book import PolicyBook
 from node_agent.policy.changes import PolicyChanges
-from node_agent.reporting import Bells
-from node_agent.retention import Retention
+from node_agent.reporting import Acknowledged, Bells
+from node_agent.retention import Backlog, Retention
 from node_agent.scheduling import RunQueue, Scheduler
 from node_agent.situation import Situation
 from node_agent.spool.uploader import Uploader
@@ -127,6 +127,8 @@ class Agent:
         # Asks the broker for a sign of life; for the metrics.
         self.reach_broker: Callable[[], object] = _no_broker
         self._bells = Bells()
+        self._acknowledged = Acknowledged()
+        self._backlog = Backlog(database=database, acknowledged=self._acknowledged)
         self._reporter = WireReporter(config.node)
         self._trust = TrustBook()
         self._analyses = Catalogue(state.analyses, self._trust.current)
@@ -174,7 +176,13 @@ class Agent:
             premises=premises,
         )
         self._leftovers = Leftovers(database=database, premises=premises)
-        self._retention = Retention(database=database, state=state, policy=policy.current, clock=utc_now)
+        self._retention = Retention(
+            database=database,
+            state=state,
+            policy=policy.current,
+            clock=utc_now,
+            acknowledged=self._acknowledged,
+        )
         self._policy_changes = PolicyChanges(book=policy, database=database, clock=utc_now)
         self._link = self._make_link()
 
@@ -192,6 +200,7 @@ class Agent:
             witness=self._witness,
             has_room=self._has_room,
             watch=self._watch,
+            acknowledged=self._acknowledged,
         )
         return Link(
             endpoint=self._config.node_endpoint,
@@ -211,7 +220,7 @@ class Agent:
 
     def _has_room(self) -> bool:
         """Say whether new work may be taken on."""
-        return not self._space.short
+        return not self._space.short and not self._backlog.is_full
 
     async def _load(self) -> tuple[int, int]:
         active = await self._database.run(active_runs)
@@ -253,6 +262,7 @@ class Agent:
             logs=self._witness.standing,
             trust=self._trust_json,
             disk=self._space.standing,
+            unsent_bytes=lambda: self._backlog.unsent,
         )
         airlock = Airlock(database=self._database, gate=gate, bells=self._bells, clock=utc_now)
         return LocalApi(
@@ -296,7 +306,7 @@ class Agent:
         looked = Looked(
             folder=self._state.path,
             clock=utc_now,
-            acked=lambda: self._link.parts.delivered.seq,
+            acked=lambda: self._acknowledged.upto or 0,
             online=lambda: self._standing.state is LinkState.ONLINE,
             clock_ahead=lambda: self._watch.ahead_seconds,
             certificate_end=self._certificate_end,
@@ -324,6 +334,7 @@ class Agent:
                 "retention": self._retention.run,
                 "space": self._space.run,
                 **metrics_loops(self._metrics, self._config.metrics_port),
+                "backlog": self._backlog.run,
             },
             stop,
         )

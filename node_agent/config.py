@@ -195,8 +195,10 @@ def lock_state_folder(state: StateFolder) -> StateLock:
     except BlockingIOError as error:
         os.close(descriptor)
         raise HansaError(Reason.AGENT_RUNNING, field="state") from error
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
+    # For people to read. On a full disk it stays empty, and the agent begins all the same.
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
     return StateLock(descriptor)
 
 

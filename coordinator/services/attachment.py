@@ -87,6 +87,7 @@ def connect(
     if fault:
         return _quarantine(session, node, fault, turn), Changed()
     commands.acknowledge(node, proof.command_cursor.seq, turn.now)
+    commands.owe(node, after=proof.command_cursor.seq)
     SessionRepository(session).connect(node, turn.now)
     return Standing(welcome), _seen(session, node)
 

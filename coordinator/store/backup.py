@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Table, insert, select, text
+from sqlalchemy import Connection, Engine, Table, delete, insert, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
@@ -96,6 +96,22 @@ def import_store(source: Path, url: str, scratch: Path, edit: Callable[[Session]
     finally:
         database.close()
     _forget(work)
+
+
+def withdraw_store(url: str) -> None:
+    """Take back what ``import_store`` has put into a database on PostgreSQL."""
+    if make_url(url).get_backend_name() == "sqlite":
+        return
+    database = Database.open(url)
+    try:
+        database.run_sync(_empty)
+    finally:
+        database.close()
+
+
+def _empty(session: Session) -> None:
+    for table in reversed(Base.metadata.sorted_tables):
+        session.execute(delete(table))
 
 
 def _import_file(source: Path, target: Path, edit: Callable[[Session], None]) -> None:

@@ -124,13 +124,16 @@ class Database:
         return Path(self.engine.url.database or "")
 
     def claim(self) -> int:
-        """Raise the store's term, and hold each transaction from now on to it; return it.
+        """Raise the store's term, and return it. On PostgreSQL, each transaction from now on is held to it.
 
-        Whoever served the store before can write no more. Needs a store whose
-        schema is current and that holds a federation.
+        Whoever served the store before can write no more; an SQLite file's
+        lock sees to that by itself. Needs a store whose schema is current and
+        that holds a federation.
         """
-        self._term = self.run_sync(_raise_term)
-        return self._term
+        term = self.run_sync(_raise_term)
+        if self.engine.dialect.name != "sqlite":
+            self._term = term
+        return term
 
     def when_full(self, make_room: Callable[[], bool]) -> None:
         """Have ``make_room`` called when the disk is full; if it says true, the transaction is tried once more."""

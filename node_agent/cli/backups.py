@@ -91,7 +91,7 @@ def restore(invocation: Invocation, folder: Path, *, verify: bool, above: int, k
 
 
 def _facts(manifest: dict[str, Any]) -> dict[str, Any]:
-    kept = ("made_at", "store_uuid", "generation", "keys")
+    kept = ("name", "made_at", "store_uuid", "generation", "keys")
     return {**{name: manifest[name] for name in kept}, "files": len(manifest["files"])}
 
 

@@ -29,7 +29,7 @@ from node_agent.audit.witness import LogWitness, Told
 from node_agent.link.clock_watch import ClockWatch
 from node_agent.link.commands import Commands, Wishes, directory_wanted, is_offer
 from node_agent.link.encoding import head_message, head_of, log_news_of, moment, put_log_news, timestamp
-from node_agent.reporting import Bells
+from node_agent.reporting import Acknowledged, Bells
 from node_agent.store.database import Database
 from node_agent.store.outbox import command_cursor, event_head, events_after, hash_at, store_row
 from node_agent.trust.keeper import TrustKeeper
@@ -48,17 +48,6 @@ class Attached:
     epoch: int
     event_cursor: Head
     heartbeat_seconds: float
-
-
-@dataclass(slots=True)
-class Delivered:
-    """The last event that the coordinator has acknowledged, as far as this agent knows; for the metrics."""
-
-    seq: int = 0
-
-    def upto(self, seq: int) -> None:
-        """Note that all events up to ``seq`` are there."""
-        self.seq = max(self.seq, seq)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +69,7 @@ class SessionParts:
     # Whether an offer may be taken in; what is not acknowledged comes again in the next session.
     has_room: Callable[[], bool] = lambda: True
     watch: ClockWatch = field(default_factory=ClockWatch)
-    delivered: Delivered = field(default_factory=Delivered)
+    acknowledged: Acknowledged = field(default_factory=Acknowledged)
 
 
 class Session:
@@ -107,7 +96,7 @@ class Session:
         async with self._stream() as call:
             place = await self._attach(call)
             self._parts.wishes.draining = False
-            self._sent = self._acked = place.event_cursor.seq
+            self._sent = self._acked = self._parts.acknowledged.upto = place.event_cursor.seq
             attached.set()
             await until_first_ends(self._read(call, place), self._send_events(call, place), self._beat(call, place))
 
@@ -128,7 +117,6 @@ class Session:
                 raise HansaError(Reason.PROTOCOL_VIOLATION, log="no welcome")
             # Before any command comes: what is offered is judged by a clock that was compared.
             self._compare(welcome, time.monotonic() - asked)
-            self._parts.delivered.upto(welcome.event_cursor.seq)
             proof = await self._parts.database.run(lambda session: _proof(session, welcome))
             await self._write(call, head_proof=proof)
         _log.info("attached", epoch=welcome.epoch, event_cursor=welcome.event_cursor.seq)
@@ -177,7 +165,6 @@ class Session:
             await self._apply(call, place, frame.command)
         elif kind == "event_ack":
             self._acknowledged(frame.event_ack.upto_seq)
-            self._parts.delivered.upto(frame.event_ack.upto_seq)
         elif kind == "fenced":
             raise HansaError(_fence_reason(frame.fenced.reason), log=f"by epoch {frame.fenced.by_epoch}")
         elif kind == "heartbeat_reply":
@@ -205,7 +192,7 @@ class Session:
     def _acknowledged(self, upto_seq: int) -> None:
         if upto_seq > self._sent:
             raise HansaError(Reason.PROTOCOL_VIOLATION, log="an event is acknowledged that was not sent")
-        self._acked = max(self._acked, upto_seq)
+        self._acked = self._parts.acknowledged.upto = max(self._acked, upto_seq)
         self._room.set()
 
     async def _apply(self, call: Any, place: Attached, command: node_service_pb2.Command) -> None:

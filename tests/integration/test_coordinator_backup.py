@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ from coordinator.bootstrap import open_foundation
 from coordinator.cli.main import main
 from coordinator.config import load_config
 from coordinator.services.nodes import Act
+from coordinator.services.trust import renew_timestamp, state_in_force
 from coordinator.store.audit import AuditRepository
 from coordinator.store.audit_check import verify_log
 from coordinator.store.backup import facts_of
 from coordinator.store.base import Base
 from coordinator.store.database import Database
 from coordinator.store.federation import read_federation
+from coordinator.trust_keys import load_trust_keys
 from hansa.contract.errors import HansaError, Reason
 from hansa.runtime.clock import utc_now
 from tests.support.postgres import Postgres
@@ -106,12 +109,29 @@ def test_what_is_restored_is_the_coordinator_one_generation_on(
     name, uuid, generation, term = before["federation"][0]
     assert after["federation"] == [(name, uuid, after["federation"][0][2], term + 2)]  # restored, then served
     assert after["federation"][0][2] > generation
-    changed = {"federation", "audit", "audit_leaves", "audit_nodes"}
+    changed = {"federation", "audit", "audit_leaves", "audit_nodes", "trust_state", "trust_metadata"}
     assert {table: found for table, found in after.items() if table not in changed} == {
         table: found for table, found in before.items() if table not in changed
     }
     assert (sound.first_wrong, sound.size) == (None, len(before["audit"]) + 1)
     assert any(row[3] == "store_restored" for row in after["audit"])
+
+
+@pytest.mark.parametrize("begun", ["sqlite"], indirect=True)
+def test_metadata_of_a_restored_coordinator_is_newer_than_any_that_was_given_out(begun: Path, tmp_path: Path) -> None:
+    """Nodes remember the highest versions that they have seen, and take a lower one for a rollback."""
+    online = load_trust_keys(begun).online
+    done("backup", begun, tmp_path / "backup")
+    seen, now = in_store(begun, state_in_force), utc_now()
+    for number in range(20):
+        seen = in_store(
+            begun, partial(renew_timestamp, online=online, now=now + timedelta(seconds=number + 1), ahead=0)
+        )
+    restore(tmp_path / "backup", tmp_path / "new", Wanted(), Act("olga", now + timedelta(seconds=20)))
+    found = in_store(tmp_path / "new", state_in_force)
+    assert found.timestamp_version > seen.timestamp_version
+    assert found.snapshot_version > seen.snapshot_version
+    assert found.targets_version == seen.targets_version
 
 
 def test_a_backup_of_one_database_can_be_restored_into_the_other(
@@ -346,6 +366,37 @@ def test_a_store_with_a_damaged_page_is_refused_with_the_runbooks_name(begun: Pa
     assert not (tmp_path / "worse").exists()
     done("restore", tmp_path / "backup", begun)
     open_foundation(begun, utc_now).database.close()
+
+
+def test_a_database_that_says_yes_before_its_log_is_on_the_disk_is_refused(request: pytest.FixtureRequest) -> None:
+    server: Postgres = request.getfixturevalue("postgres")
+    url = server.new_database()
+    name = url.partition("/test_")[2].partition("?")[0]
+    look = Database.look(url)
+    look.run_sync(lambda session: session.execute(sa.text(f"ALTER DATABASE test_{name} SET synchronous_commit = off")))
+    look.close()
+    with pytest.raises(HansaError) as refused:
+        Database.open(url)
+    assert (refused.value.reason, "synchronous_commit" in refused.value.public) == (Reason.CONFIG_INVALID, True)
+
+
+def test_what_was_filled_is_taken_back_where_the_folder_cannot_be_put_in_its_place(
+    tmp_path: Path, trust: TrustWorld, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server: Postgres = request.getfixturevalue("postgres")
+    done("init", tmp_path / "coordinator", *as_arguments(dict(write_trust(trust, tmp_path / "given"))))
+    done("backup", tmp_path / "coordinator", tmp_path / "backup")
+    url = server.new_database()
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("coordinator.backups.move_in", refuse)
+        assert command("restore", tmp_path / "backup", tmp_path / "new", "--database", url).exit_code == 1
+    assert not (tmp_path / "new").exists()
+    done("restore", tmp_path / "backup", tmp_path / "new", "--database", url)
+    open_foundation(tmp_path / "new", utc_now).database.close()
 
 
 def test_a_coordinator_whose_store_another_one_serves_now_can_write_no_more(

@@ -23,7 +23,7 @@ from deploy.local.layout import Layout
 from deploy.local.processes import Daemon, Process, stop
 from hansa.sdk.profile import Profile, load_profile
 from node_agent.config import StateFolder
-from node_agent.execution.pools import node_name
+from node_agent.execution.presence import node_name
 from node_agent.local_api.client import AgentClient
 from tests.support.nemesis_clocks import Clocks
 from tests.support.nemesis_processes import Living, living

@@ -69,6 +69,7 @@ class Reason(enum.StrEnum):
     JOB_UNKNOWN = "JOB_UNKNOWN"
     JOB_NOT_ENDED = "JOB_NOT_ENDED"
     JOB_ENDED = "JOB_ENDED"
+    RESULT_PURGED = "RESULT_PURGED"
     # people and nodes
     PERSON_EXISTS = "PERSON_EXISTS"
     PERSON_INVALID = "PERSON_INVALID"
@@ -241,6 +242,7 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = {
     Reason.JOB_UNKNOWN: Entry(_C.NOT_FOUND, "There is no such job."),
     Reason.JOB_NOT_ENDED: Entry(_STATE, "The job has not ended yet."),
     Reason.JOB_ENDED: Entry(_STATE, "The job has already ended."),
+    Reason.RESULT_PURGED: Entry(_C.NOT_FOUND, "The result was kept for its time, and is deleted."),
     Reason.PERSON_EXISTS: Entry(_EXISTS, "This name is registered with another key or role."),
     Reason.PERSON_INVALID: Entry(_INVALID, "The person's name or role is not valid."),
     Reason.NODE_UNKNOWN: Entry(_C.NOT_FOUND, "There is no such node."),

@@ -204,8 +204,13 @@ def move_in(part: Path, place: Path, now: datetime) -> Path | None:
         sync_folder(place.parent)
         return None
     old = place.with_name(f"{place.name}.before-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}")
-    _exchange(part, place)
+    # Under its last name before the exchange: what was there is never under one that the next restore sweeps away.
     part.rename(old)
+    try:
+        _exchange(old, place)
+    except BaseException:
+        old.rename(part)
+        raise
     sync_folder(place.parent)
     return old
 
