@@ -85,9 +85,9 @@ async def never_reading(port: int, path: str) -> AsyncIterator[RawConnection]:
         await writer.wait_closed()
 
 
-async def code_of(channel: grpc.aio.Channel, path: str) -> grpc.StatusCode:
+async def code_of(channel: Any, path: str) -> grpc.StatusCode:
     """Make a call as somebody who reads; return how it ends, or OK with its first answer."""
-    call: Any = channel.unary_stream(path)(b"", timeout=PATIENCE_SECONDS)
+    call = channel.unary_stream(path)(b"", timeout=PATIENCE_SECONDS)
     try:
         await call.read()
     except grpc.aio.AioRpcError as error:
@@ -112,7 +112,8 @@ async def test_a_watcher_who_never_reads_is_cut_off_and_nothing_piles_up() -> No
 
 async def test_a_watcher_who_reads_is_not_cut_off() -> None:
     async with serving(PATIENCE_SECONDS) as (methods, port), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call: Any = channel.unary_stream(WATCH)(b"")
+        open_watch: Any = channel.unary_stream(WATCH)
+        call = open_watch(b"")
         for _ in range(100):
             assert await call.read() == MESSAGE
         call.cancel()
