@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 
 import structlog
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from hansa.contract.raw_keys import signing_key
 from hansa.runtime.clock import utc_now
+from hansa.runtime.drain import DrainFile
 from hansa.runtime.logging import set_up_logging
 from hansa.runtime.stopping import stop_on_signals
 from hansa.runtime.supervisor import run_all
@@ -57,6 +58,9 @@ from node_agent.trust.book import TrustBook
 from node_agent.trust.keeper import TrustKeeper
 
 _log = structlog.get_logger(__name__)
+
+# Each worker's slot has one call or two under way; beyond, uvicorn answers 503, and workers come again.
+_MOST_LOCAL_CALLS: Final = 512
 
 
 def serve(state: StateFolder) -> int:
@@ -123,7 +127,7 @@ class Agent:
             ),
             clock=utc_now,
         )
-        self._wishes = Wishes()
+        self._wishes, self._drain = Wishes(), DrainFile(state.path)
         self._situation = Situation(
             site=Site(config.federation, config.node),
             analyses=self._analyses,
@@ -145,6 +149,7 @@ class Agent:
             bells=self._bells,
             clock=utc_now,
             enqueue=enqueue,
+            draining=self._drain.is_set,
         )
         self._retention = Retention(database=database, state=state, policy=policy.current, clock=utc_now)
         self._policy_changes = PolicyChanges(book=policy, database=database, clock=utc_now)
@@ -181,7 +186,8 @@ class Agent:
 
     async def _load(self) -> tuple[int, int]:
         active = await self._database.run(active_runs)
-        return max(self._policy.current().admission.max_active_runs - active, 0), active
+        most = 0 if self._drain.is_set() else self._policy.current().admission.max_active_runs
+        return max(most - active, 0), active
 
     def _api(self) -> LocalApi:
         gate = Gate(
@@ -275,10 +281,24 @@ class Agent:
         with short_path(self._state.socket) as name, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(name)
             self._state.socket.chmod(0o600)
-            config = uvicorn.Config(self._api().app(), log_config=None, access_log=False, lifespan="off", ws="none")
+            config = uvicorn.Config(
+                self._api().app(),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                limit_concurrency=_MOST_LOCAL_CALLS,
+                timeout_graceful_shutdown=self._config.stop_seconds * 2 // 3,
+            )
             server = _Server(config)
+            serving = asyncio.ensure_future(server.serve(sockets=[listener]))
             try:
-                await server.serve(sockets=[listener])
+                await asyncio.shield(serving)
+            except asyncio.CancelledError:
+                # A worker's report is not cut in two: open calls end, new ones find nobody.
+                server.should_exit = True
+                await serving
+                raise
             finally:
                 # Cancelled, uvicorn leaves its listeners with the loop.
                 for one in getattr(server, "servers", ()):

@@ -38,9 +38,18 @@ _TICK_SECONDS: Final = 1.0
 _STARTED: Final = (RunState.RUNNING.value, RunState.CANCELLING.value)
 
 
+def never() -> bool:
+    """Return that nobody wants the node to drain."""
+    return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduler:
-    """The agent's loop over its runs. ``enqueue`` sends a run id to the broker (blocking)."""
+    """The agent's loop over its runs.
+
+    ``enqueue`` sends a run id to the broker (blocking); while ``draining``, no
+    run is started that has not been: it waits.
+    """
 
     database: Database
     policy: Callable[[], Policy]
@@ -48,6 +57,7 @@ class Scheduler:
     bells: Bells
     clock: Clock
     enqueue: Callable[[str], None]
+    draining: Callable[[], bool] = never
 
     async def run(self) -> None:
         """Start what may start, mend what is stuck; once a second and whenever the bell rings."""
@@ -98,7 +108,8 @@ class Scheduler:
 
     def _start(self, session: Session, now: datetime) -> Sequence[str]:
         """Return the runs whose message is to be sent, new ones and lost ones."""
-        room = self.policy().admission.max_active_runs - active_runs(session)
+        most = 0 if self.draining() else self.policy().admission.max_active_runs
+        room = most - active_runs(session)
         queued = session.scalars(
             select(RunRow).where(RunRow.state == RunState.QUEUED).order_by(RunRow.created_at).limit(max(room, 0))
         ).all()

@@ -24,6 +24,7 @@ from hansa.contract.ids import run_id
 from hansa.contract.job import AnalysisRef, DatasetRef, JobSpec
 from hansa.contract.limits import MAX_VARIANTS
 from hansa.contract.raw_keys import key_digest, key_text
+from hansa.runtime.drain import DrainFile
 from hansa.v1 import node_service_pb2, types_pb2
 from node_agent.airlock.gate import Airlock, Gate
 from node_agent.airlock.statements import Notary
@@ -410,7 +411,13 @@ def open_bench(
         ),
         airlock=Airlock(database=database, gate=gate, bells=bells, clock=clock),
         scheduler=Scheduler(
-            database=database, policy=current, reporter=reporter, bells=bells, clock=clock, enqueue=enqueue
+            database=database,
+            policy=current,
+            reporter=reporter,
+            bells=bells,
+            clock=clock,
+            enqueue=enqueue,
+            draining=DrainFile(state.path).is_set,
         ),
         keeper=TrustKeeper(folder=state.trust, book=trust, catalogue=catalogue, database=database, clock=clock),
     )
