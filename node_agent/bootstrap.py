@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 
 import structlog
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from hansa.contract.raw_keys import signing_key
 from hansa.runtime.clock import utc_now
+from hansa.runtime.drain import DrainFile
 from hansa.runtime.logging import set_up_logging
 from hansa.runtime.space import Space
 from hansa.runtime.stopping import stop_on_signals
@@ -64,6 +65,9 @@ from node_agent.trust.book import TrustBook
 from node_agent.trust.keeper import TrustKeeper
 
 _log = structlog.get_logger(__name__)
+
+# Each worker's slot has one call or two under way; beyond, uvicorn answers 503, and workers come again.
+_MOST_LOCAL_CALLS: Final = 512
 
 
 def serve(state: StateFolder) -> int:
@@ -147,8 +151,8 @@ class Agent:
             ),
             clock=utc_now,
         )
-        self._wishes = Wishes()
         self._watch = ClockWatch()
+        self._wishes, self._drain = Wishes(), DrainFile(state.path)
         self._situation = Situation(
             site=Site(config.federation, config.node),
             analyses=self._analyses,
@@ -172,7 +176,7 @@ class Agent:
             bells=self._bells,
             clock=utc_now,
             queue=queue,
-            may_start=self._has_room,
+            may_start=self._may_start,
             premises=premises,
         )
         self._leftovers = Leftovers(database=database, premises=premises)
@@ -222,11 +226,14 @@ class Agent:
         """Say whether new work may be taken on."""
         return not self._space.short and not self._backlog.is_full
 
+    def _may_start(self) -> bool:
+        """Say whether a run that has not begun may: there is room, and the operator does not drain the node."""
+        return self._has_room() and not self._drain.is_set()
+
     async def _load(self) -> tuple[int, int]:
         active = await self._database.run(active_runs)
-        if not self._has_room():
-            return 0, active
-        return max(self._policy.current().admission.max_active_runs - active, 0), active
+        most = self._policy.current().admission.max_active_runs if self._may_start() else 0
+        return max(most - active, 0), active
 
     def _api(self) -> LocalApi:
         gate = Gate(
@@ -344,10 +351,24 @@ class Agent:
         with short_path(self._state.socket) as name, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(name)
             self._state.socket.chmod(0o600)
-            config = uvicorn.Config(self._api().app(), log_config=None, access_log=False, lifespan="off", ws="none")
+            config = uvicorn.Config(
+                self._api().app(),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                limit_concurrency=_MOST_LOCAL_CALLS,
+                timeout_graceful_shutdown=self._config.stop_seconds * 2 // 3,
+            )
             server = _Server(config)
+            serving = asyncio.ensure_future(server.serve(sockets=[listener]))
             try:
-                await server.serve(sockets=[listener])
+                await asyncio.shield(serving)
+            except asyncio.CancelledError:
+                # A worker's report is not cut in two: open calls end, new ones find nobody.
+                server.should_exit = True
+                await serving
+                raise
             finally:
                 # Cancelled, uvicorn leaves its listeners with the loop.
                 for one in getattr(server, "servers", ()):

@@ -73,7 +73,7 @@ class Presence(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduler:
-    """The agent's loop over its runs; ``may_start`` says whether there is room for a run that has not begun."""
+    """The agent's loop over its runs; while not ``may_start``, a run that has not begun waits."""
 
     database: Database
     policy: Callable[[], Policy]

@@ -10,21 +10,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
-from dataclasses import dataclass
+from contextlib import ExitStack, aclosing, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf import descriptor_pool, message_factory
 
-from coordinator.api.caller import set_caller
+from coordinator.api.caller import Caller, set_caller
 from coordinator.api.errors import fail
 from coordinator.api.guard import Context, Guard, address_of, claim_of
 from coordinator.api.method_policy import MethodPolicy
 from coordinator.api.rates import RateLimiter, Slots
 from hansa.contract.errors import HansaError, Reason
 from hansa.runtime.reading import read_message
+
+T = TypeVar("T")
 
 # Generic in the stubs only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -117,40 +119,59 @@ class Boundary(grpc.aio.ServerInterceptor):
     def _wrapped(self, method: str, handler: Handler) -> Handler:
         async def behave(raw: AsyncIterator[bytes], context: Context) -> None:
             call = _Call(method, handler, raw, context)
+            task = asyncio.current_task()
+            if task is None:
+                raise AssertionError("a call is a task")
+            # gRPC keeps what a peer does not read, also the last of it, also when we have given
+            # the peer up; and for as long, which is the life of this task, the peer keeps its slots.
+            task.add_done_callback(lambda _: call.slots.close())
             try:
-                with self._slots.taking(most=self._crowd.calls, reason=Reason.OVERLOADED):
-                    await self._serve(call)
+                await self._serve(call)
             except grpc.aio.AbortError:
                 raise
+            except asyncio.CancelledError:
+                # The peer has gone, which nobody has to hear of; or it was us who gave it up.
+                task.uncancel()
+                await self._fail(call, HansaError(Reason.CALL_TOO_LONG), log=False)
             except Exception as error:  # the boundary: nothing may leak past it
-                # A flood must not fill the disk with the news of itself.
-                log = self._told.take(call.caller, method, per_minute=_TOLD_PER_MINUTE) == 0
-                await fail(context, error, method=method, caller=call.caller, log=log)
+                await self._fail(call, error)
 
         wrapped: Handler = grpc.stream_stream_rpc_method_handler(behave)
         return wrapped
 
+    async def _fail(self, call: _Call, error: Exception, *, log: bool = True) -> None:
+        # A flood must not fill the disk with the news of itself.
+        log = log and self._told.take(call.caller, call.method, per_minute=_TOLD_PER_MINUTE) == 0
+        # A peer that has gone gets no status.
+        with suppress(grpc.aio.InternalError):
+            await fail(call.context, error, method=call.method, caller=call.caller, log=log)
+
     async def _serve(self, call: _Call) -> None:
+        self._take(call, most=self._crowd.calls, reason=Reason.OVERLOADED)
+        known, policy = await self._admit(call)
+        caller = call.caller = known.subject
+        set_caller(known)
+        self._guard.count(known, call.method, policy)
+        self._take(call, caller, most=self._crowd.of_one)
+        self._take(call, caller, call.method, most=policy.at_once)
+        requests = _each(call.raw, _parser(call.method, call.handler, policy))
+        if call.handler.response_streaming:
+            await self._stream(call, requests)
+        else:
+            answer = await _in_time(_answer(call, requests), self._patience.of(call.handler))
+            await self._write(call, answer)
+
+    def _take(self, call: _Call, *place: str, most: int, reason: Reason = Reason.RATE_LIMITED) -> None:
+        call.slots.enter_context(self._slots.taking(*place, most=most, reason=reason))
+
+    async def _admit(self, call: _Call) -> tuple[Caller, MethodPolicy]:
         address = address_of(call.context.peer())
         with (
             self._slots.taking(address, most=self._crowd.of_address),
             self._slots.taking(address, claim_of(call.context), most=self._crowd.of_claim),
         ):
             admitting = self._guard.admit(call.method, call.context)
-            known, policy = await _in_time(admitting, self._patience.admission.total_seconds())
-        caller = call.caller = known.subject
-        set_caller(known)
-        self._guard.count(known, call.method, policy)
-        requests = _each(call.raw, _parser(call.method, call.handler, policy))
-        with (
-            self._slots.taking(caller, most=self._crowd.of_one),
-            self._slots.taking(caller, call.method, most=policy.at_once),
-        ):
-            if call.handler.response_streaming:
-                await self._stream(call, requests)
-            else:
-                answer = await _in_time(_answer(call, requests), self._patience.of(call.handler))
-                await self._write(call, answer)
+            return await _in_time(admitting, self._patience.admission.total_seconds())
 
     async def _stream(self, call: _Call, requests: AsyncIterator[Any]) -> None:
         if call.handler.request_streaming:
@@ -173,6 +194,10 @@ class Boundary(grpc.aio.ServerInterceptor):
         data = answer if serialise is None else serialise(answer)
         try:
             async with asyncio.timeout(self._patience.of_answer(len(data))):
+                if not call.begun:
+                    # By itself: a status can only be sent once this was.
+                    await call.context.send_initial_metadata(())
+                    call.begun = True
                 await call.context.write(data)
         except TimeoutError as error:
             raise HansaError(Reason.CALL_TOO_LONG, "The answer was not read in time.") from error
@@ -180,7 +205,11 @@ class Boundary(grpc.aio.ServerInterceptor):
 
 @dataclass(slots=True)
 class _Call:
-    """One call on its way through the boundary; ``caller`` is nobody until it is known who calls."""
+    """One call on its way through the boundary.
+
+    ``caller`` is nobody until it is known who calls; ``begun`` says that answers have begun;
+    ``slots`` are what it holds until gRPC is done with it.
+    """
 
     method: str
     # Its functions are a synchronous server's in the stubs.
@@ -188,6 +217,8 @@ class _Call:
     raw: AsyncIterator[bytes]
     context: Context
     caller: str = _NOBODY
+    begun: bool = False
+    slots: ExitStack = field(default_factory=ExitStack)
 
 
 async def _answer(call: _Call, requests: AsyncIterator[Any]) -> Any:
@@ -204,7 +235,7 @@ async def _only(requests: AsyncIterator[Any]) -> Any:
     raise HansaError(Reason.MALFORMED, "The request has no message.")
 
 
-async def _in_time(call: Awaitable[Any], seconds: float | None) -> Any:
+async def _in_time(call: Awaitable[T], seconds: float | None) -> T:
     """Await ``call``, for so long only; a ``TimeoutError`` of its own is a crash like any other."""
     try:
         async with asyncio.timeout(seconds) as limit:

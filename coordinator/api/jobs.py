@@ -47,6 +47,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def SubmitJob(self, request: wire.SubmitJobRequest, context: Context) -> wire.SubmitJobResponse:
         """Store a signed job; the job's own id makes a repeat safe."""
         request_id_of(request)
+        self._desk.check_room()
         signed, asker, turn = signed_of(request.job), _asker(), self._desk.turn()
         work = partial(submit_job, signed=signed, caller=asker.name, turn=turn, intake=self._intake)
         job = await self._desk.commit(work)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
+from typing import Final
 
 from sqlalchemy.orm import Session
 
@@ -15,13 +16,18 @@ from coordinator.api.caller import current_caller
 from coordinator.api.calls import request_id_of
 from coordinator.api.frames import coordinator_frame, read_frames
 from coordinator.api.guard import Context
+from coordinator.api.rates import Memory
 from coordinator.services.collection import Announced, Upload, collect, expected
 from coordinator.services.enrolment import Issuer, renew_certificate
 from coordinator.services.sessions import Sessions
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import NodeId
+from hansa.contract.sealing import SEALED_BYTES
 from hansa.v1 import node_service_pb2 as wire
 from hansa.v1 import node_service_pb2_grpc
+
+# Eight uploads of the largest size at a time; small ones, which nearly all are, by the thousand.
+UPLOADS_BYTES: Final = 8 * SEALED_BYTES
 
 
 class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
@@ -32,6 +38,7 @@ class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
         self._sessions = sessions
         self._desk = sessions.desk
         self._issuer = issuer
+        self._memory = Memory(UPLOADS_BYTES)
 
     async def Connect(
         self, request_iterator: AsyncIterator[wire.NodeFrame], context: Context
@@ -51,11 +58,12 @@ class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
         upload = _begin(await anext(request_iterator, None))
         # Before the first chunk: nobody fills our memory for a run that does not wait for it.
         await self._desk.read(partial(expected, announced=upload.announced))
-        async for part in request_iterator:
-            if part.WhichOneof("part") != "chunk":
-                raise HansaError(Reason.PROTOCOL_VIOLATION, "A chunk was due.", field="part")
-            upload.add(part.chunk)
-        await collect(self._desk, upload)
+        with self._memory.holding(upload.announced.size):
+            async for part in request_iterator:
+                if part.WhichOneof("part") != "chunk":
+                    raise HansaError(Reason.PROTOCOL_VIOLATION, "A chunk was due.", field="part")
+                upload.add(part.chunk)
+            await collect(self._desk, upload)
         return wire.UploadSummaryResponse()
 
     async def RenewCertificate(

@@ -44,6 +44,29 @@ class RateLimiter:
         return 0.0 if taken else (1 - left) * _SECONDS / per_minute
 
 
+class Memory:
+    """Bytes that uploads under way may take in all."""
+
+    def __init__(self, most: int) -> None:
+        """Take how many there are."""
+        self._free = most
+
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Hold ``size`` bytes while the body runs.
+
+        Raises:
+            HansaError: ``OVERLOADED``; so many are not free.
+        """
+        if size > self._free:
+            raise HansaError(Reason.OVERLOADED, log="memory of uploads")
+        self._free -= size
+        try:
+            yield
+        finally:
+            self._free += size
+
+
 class Slots:
     """Calls that are under way, by place: of a whole listener, of an address, of a caller, of their method."""
 

@@ -12,15 +12,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from sqlalchemy.orm import Session
 
 from coordinator.domain.frames import CommandBody
 from coordinator.store.database import Database
+from hansa.contract.errors import HansaError, Reason
 from hansa.runtime.clock import Clock
 
 T = TypeVar("T")
+
+# Changes that wait for their turn, or have it; a few milliseconds each.
+MOST_WAITING: Final = 500
 
 # Makes the stored bytes of a command; the wire format is the api's business.
 Encode = Callable[[CommandBody, datetime], bytes]
@@ -145,6 +149,17 @@ class Desk:
     def turn(self) -> Turn:
         """Return what a transaction that begins now needs to know."""
         return Turn(self.clock(), self._encode)
+
+    def check_room(self) -> None:
+        """Return if a change that may come again later should be begun now.
+
+        Nodes' sessions do not ask: they are few, and wait for their turn.
+
+        Raises:
+            HansaError: ``OVERLOADED``; too many changes wait for their turn.
+        """
+        if len(self._running) >= MOST_WAITING:
+            raise HansaError(Reason.OVERLOADED, log="transactions")
 
     async def read(self, work: Callable[[Session], T]) -> T:
         """Return ``work(session)``, which changes nothing that anybody waits for."""

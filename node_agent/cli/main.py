@@ -38,6 +38,7 @@ _COMMANDS: Final = {
     "policy": "policies",
     "audit": "audit",
     "status": "inspection",
+    "drain": "draining",
     "doctor": "inspection",
     "backup": "backups",
     "restore": "backups",

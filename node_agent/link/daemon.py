@@ -58,6 +58,8 @@ _SETTLED_SECONDS: Final = 10.0
 _UNREACHABLE: Final = _Reaction(LinkState.OFFLINE, 5.0)
 # Asking again at once would only bring the same again; an operator has to look.
 _MISFIT: Final = _Reaction(LinkState.OFFLINE, 30.0)
+# Too many nodes at once, or too much to do: to ask at once again would be more of the same.
+_CROWDED: Final = _Reaction(LinkState.OFFLINE, 15.0)
 _RENEWED: Final = _Reaction(LinkState.ONLINE, 5.0)
 _REACTIONS: Final[Mapping[Reason, _Reaction]] = {
     Reason.NODE_NOT_CONFIRMED: _Reaction(LinkState.WAITING, 1.0),
@@ -70,6 +72,8 @@ _REACTIONS: Final[Mapping[Reason, _Reaction]] = {
     # What it says of the logs is no checkpoint, or no proof.
     Reason.NOTE_INVALID: _MISFIT,
     Reason.INTERNAL: _MISFIT,
+    Reason.RATE_LIMITED: _CROWDED,
+    Reason.OVERLOADED: _CROWDED,
 }
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.states import RunState
 from hansa.contract.waiting import WAITS_FOR, since
+from hansa.runtime.drain import DrainFile
 from node_agent.airlock.decisions import decisions_on
 from node_agent.config import StateFolder
 from node_agent.store.database import Database
@@ -95,10 +96,14 @@ class Views:
     async def status(self) -> dict[str, Any]:
         """Return how the agent stands."""
         counts = await self.database.run(_counts)
+        drain = DrainFile(self.state.path)
+        since = drain.since()
         return {
             "node": self.node,
             "federation": self.federation,
             **self.link(),
+            "draining": drain.is_set(),
+            "draining_since": since.isoformat() if since else None,
             "runs": counts,
             "policy_digest": self.policy_digest(),
             "trust": self.trust(),

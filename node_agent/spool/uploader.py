@@ -73,7 +73,7 @@ class Uploader:
             away = error.reason is Reason.COORDINATOR_UNREACHABLE
             tell = _log.info if away else _log.error
             tell("summary_not_uploaded", run_id=run_id, reason=error.reason.value, detail=str(error))
-            parked[run_id] = self.clock() + (_AWAY_WAIT if away else _REFUSED_WAIT)
+            parked[run_id] = self.clock() + (_AWAY_WAIT if away else _wait_after(error))
         else:
             await self._mark(released)
 
@@ -85,6 +85,12 @@ class Uploader:
         now = self.clock()
         await self.database.run(lambda session: _mark(session, released.run_id, now))
         _log.info("summary_uploaded", run_id=released.run_id, size=len(released.summary))
+
+
+def _wait_after(refusal: HansaError) -> timedelta:
+    """Return how long a refused summary rests: what the coordinator asks for, if that is not long."""
+    asked = timedelta(seconds=min(refusal.retry_seconds, _REFUSED_WAIT.total_seconds()))
+    return max(asked, _AWAY_WAIT) if asked else _REFUSED_WAIT
 
 
 def _pending(session: Session) -> Sequence[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from functools import partial
@@ -19,7 +20,7 @@ from coordinator.config import make_config
 from coordinator.domain.quotas import Load, Quotas, check_room
 from coordinator.domain.records import JobRecord
 from coordinator.founding import Founding, found
-from coordinator.services.desk import Changed, Turn
+from coordinator.services.desk import MOST_WAITING, Changed, Turn
 from coordinator.services.evaluation import settle
 from coordinator.services.jobs import cancel_job
 from coordinator.services.submission import Intake, submit_job
@@ -120,6 +121,26 @@ async def test_of_many_at_once_no_more_come_in_than_there_is_room_for(world: Job
         *(submit(world, world.signed(), {"jobs_of_researcher": 3}) for _ in range(8)), return_exceptions=True
     )
     assert sum(isinstance(one, JobRecord) for one in outcomes) == 3
+
+
+async def test_while_too_many_changes_wait_no_further_submission_is_begun(world: JobWorld) -> None:
+    hold, begun = threading.Event(), threading.Event()
+
+    def slow(_session: Session) -> tuple[None, Changed]:
+        begun.set()
+        hold.wait()
+        return None, Changed()
+
+    waiting = [asyncio.create_task(world.desk.commit(slow)) for _ in range(MOST_WAITING)]
+    try:
+        await asyncio.to_thread(begun.wait)
+        with pytest.raises(HansaError) as caught:
+            world.desk.check_room()
+        assert caught.value.reason is Reason.OVERLOADED
+    finally:
+        hold.set()
+        await asyncio.gather(*waiting)
+    world.desk.check_room()
 
 
 @pytest.fixture

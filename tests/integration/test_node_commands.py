@@ -11,6 +11,7 @@ import pytest
 
 from hansa.contract.decision import parse_decision
 from hansa.contract.envelope import DECISION_TYPE, verify
+from hansa.runtime.drain import DrainFile
 from hansa.sdk.keys import create_key, load_private_key
 from node_agent.config import StateFolder, create_state_folder
 from node_agent.policy.file import load_policy, store_policy
@@ -46,6 +47,17 @@ def test_init_makes_a_closed_folder_with_a_policy_that_admits_nothing(tmp_path: 
     (folder / "policy.toml").write_text('[release]\nmode = "auto"\n')
     assert hansa_node(folder, "init").code == 0
     assert load_policy(folder / "policy.toml").release.mode == "auto"
+
+
+def test_drain_holds_until_it_is_taken_back_whether_an_agent_runs_or_not(state: StateFolder) -> None:
+    assert json.loads(hansa_node(state.path, "drain", "--output", "json").out) == {"draining": True}
+    since = DrainFile(state.path).since()
+    assert since is not None
+    assert hansa_node(state.path, "drain").code == 0
+    assert DrainFile(state.path).since() == since
+    assert hansa_node(state.path, "drain", "--off").code == 0
+    assert not DrainFile(state.path).is_set()
+    assert hansa_node(state.path, "drain", "--off").code == 0
 
 
 def test_the_state_folder_may_be_named_in_five_ways(tmp_path: Path, state: StateFolder) -> None:

@@ -24,6 +24,7 @@ from hansa.contract.ids import run_id
 from hansa.contract.job import AnalysisRef, DatasetRef, JobSpec
 from hansa.contract.limits import MAX_VARIANTS
 from hansa.contract.raw_keys import key_digest, key_text
+from hansa.runtime.drain import DrainFile
 from hansa.v1 import node_service_pb2, types_pb2
 from node_agent.airlock.gate import Airlock, Gate
 from node_agent.airlock.statements import Notary
@@ -429,6 +430,7 @@ def open_bench(
             clock=clock,
             queue=queue or RunQueue(keep, lambda: held[0].depth),
             premises=premises or workers,
+            may_start=lambda: not DrainFile(state.path).is_set(),
         ),
         keeper=TrustKeeper(folder=state.trust, book=trust, catalogue=catalogue, database=database, clock=clock),
     )

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.limits import SUMMARY_BYTES
 from hansa.contract.outbox import Head
+from hansa.runtime.drain import DrainFile
 from hansa.v1 import node_service_pb2, types_pb2
 from node_agent.airlock.gate import RELEASE
 from node_agent.airlock.released import ReleasedSummary
@@ -215,6 +216,22 @@ async def test_a_node_that_cannot_tell_the_time_declines_new_offers_and_goes_on_
     assert (run.state, run.reason) == ("DECLINED", "CLOCK_WRONG")
     await bench.executions.finish(summary(before))
     assert (await bench.run(before.run_id)).state == "RELEASED"
+
+
+async def test_while_the_operator_drains_offers_are_accepted_and_wait_and_what_runs_goes_on(bench: Bench) -> None:
+    runs = await bench.running(job())
+    wish = DrainFile(bench.state.path)
+    wish.set(bench.now)
+    waiting = await bench.offer(offer(job()))
+    await bench.step()
+    assert (await bench.run(waiting.run_id)).state == "QUEUED"
+    await bench.executions.finish(summary(runs))
+    await bench.step()
+    assert (await bench.run(runs.run_id)).state == "RELEASED"
+    assert (await bench.run(waiting.run_id)).state == "QUEUED"
+    wish.clear()
+    await bench.step()
+    assert (await bench.run(waiting.run_id)).state == "STAGING"
 
 
 # --- the pace of sessions ---------------------------------------------------------

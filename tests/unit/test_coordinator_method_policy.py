@@ -6,7 +6,7 @@ import pytest
 
 from coordinator.api.guard import address_of
 from coordinator.api.method_policy import METHOD_POLICY
-from coordinator.api.rates import RateLimiter, Slots
+from coordinator.api.rates import Memory, RateLimiter, Slots
 from coordinator.domain.authorisation import OPERATORS, OVERSEERS, Outsider, Ownership, is_allowed
 from hansa.contract.directory import Role
 from hansa.contract.errors import HansaError, Reason
@@ -123,6 +123,18 @@ def test_slots_are_given_back_and_one_place_takes_none_of_another() -> None:
         assert caught.value.reason is Reason.OVERLOADED
         assert caught.value.retry_seconds > 0
     with slots.taking("a", most=1):
+        pass
+
+
+def test_uploads_together_take_no_more_memory_than_there_is() -> None:
+    memory = Memory(100)
+    with memory.holding(60):
+        with pytest.raises(HansaError) as caught, memory.holding(41):
+            pass
+        assert caught.value.reason is Reason.OVERLOADED
+        with memory.holding(40):
+            pass
+    with memory.holding(100):
         pass
 
 
