@@ -130,7 +130,7 @@ class Scheduler:
         silent = run.beat_at is not None and run.beat_at < now - BEAT_PATIENCE
         if run.state not in _STARTED or not silent:
             return False
-        _log.warning("worker_silent", run_id=run.run_id, execution=run.execution)
+        _log.warning("worker_silent", job_id=run.job_id, run_id=run.run_id, execution=run.execution)
         if run.state == RunState.CANCELLING:
             self._advance(session, run, RunEvent.CONFIRM_CANCELLED, now, RunReason.CANCELLED)
         elif run.execution >= MAX_EXECUTIONS:

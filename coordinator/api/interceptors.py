@@ -18,12 +18,14 @@ from typing import Any, Final, TypeAlias
 import grpc
 from google.protobuf import descriptor_pool, message_factory
 
-from coordinator.api.caller import set_caller
+from coordinator.api.caller import Caller, Kind, set_caller
 from coordinator.api.errors import fail
 from coordinator.api.guard import Context, Guard
 from coordinator.api.method_policy import MethodPolicy
 from coordinator.api.rates import Slots
 from hansa.contract.errors import HansaError, Reason
+from hansa.contract.ids import is_job_id
+from hansa.runtime.logging import remember
 from hansa.runtime.reading import read_message
 
 # Generic in the stubs only.
@@ -85,6 +87,7 @@ class Boundary(grpc.aio.ServerInterceptor):
                 parse = _parser(method, handler, policy)
                 with self._slots.taking(caller, method, most=policy.at_once):
                     request = _each(raw, parse) if handler.request_streaming else parse(raw)
+                    _remember(method, known, request)
                     return await _in_time(_call(inner, request, context), self._patience.of(handler))
             except grpc.aio.AbortError:
                 raise
@@ -93,6 +96,16 @@ class Boundary(grpc.aio.ServerInterceptor):
 
         wrapped: Handler = make(behave, request_deserializer=None, response_serializer=handler.response_serializer)
         return wrapped
+
+
+def _remember(method: str, caller: Caller, request: Any) -> None:
+    """Let what is logged in this call say what it is about; each call is a task with a context of its own."""
+    remember(method=method)
+    if caller.kind is Kind.NODE:
+        remember(node=caller.name)
+    job_id = getattr(request, "job_id", "")
+    if isinstance(job_id, str) and is_job_id(job_id):
+        remember(job_id=job_id)
 
 
 def _behaviour(handler: Handler) -> tuple[Any, Any]:

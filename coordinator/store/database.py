@@ -8,12 +8,14 @@ transaction SERIALIZABLE and repeated when the database asks for it.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import importlib
 import random
 import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import ModuleType
 from typing import Any, Final, TypeVar
 
@@ -72,7 +74,9 @@ class Database:
         that lost a race): it must have no effect outside of the session. Rows
         must not be used after it has returned; return values instead.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._transact, work)
+        # What is logged within is about what the caller is about.
+        transact = partial(contextvars.copy_context().run, self._transact, work)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, transact)
 
     def run_sync(self, work: Callable[[Session], T]) -> T:
         """Return ``work(session)``, run in one transaction; blocks."""

@@ -28,6 +28,7 @@ from hansa.contract.errors import RunReason
 from hansa.contract.ids import is_run_id
 from hansa.runtime.backoff import delays
 from hansa.runtime.clock import utc_now
+from hansa.runtime.logging import about
 from node_agent.config import StateFolder, load_settings
 from node_agent.execution.agent_client import (
     AgentAwayError,
@@ -128,8 +129,6 @@ def _add_run_task(app: Celery, state_dir: Path, sandbox: BubblewrapSandbox) -> N
     executor = RunExecutor(agent, runner, f"{socket.gethostname()}-{os.getpid()}")
 
     def run(run_id: str) -> None:
-        # Celery's threads do not inherit what the main thread has bound.
-        structlog.contextvars.bind_contextvars(process="worker-runs")
         executor.take(run_id)
 
     app.task(name=RUN_TASK)(run)
@@ -139,8 +138,12 @@ def _add_rule_task(app: Celery, state_dir: Path, sandbox: BubblewrapSandbox) -> 
     runs = StateFolder(state_dir).runs
 
     def rule(run_id: str, execution: int, number: int) -> None:
-        structlog.contextvars.bind_contextvars(process="worker-rules")
-        run_rule(runs, sandbox, run_id, execution, number)
+        # From the message: only ids and numbers get into the log.
+        names: dict[str, str | int] = (
+            {"run_id": run_id, "execution": execution, "rule": number} if is_run_id(str(run_id)) else {}
+        )
+        with about(**names):
+            run_rule(runs, sandbox, run_id, execution, number)
 
     app.task(name=RULE_TASK)(rule)
 
@@ -163,10 +166,14 @@ class RunExecutor:
         if not is_run_id(str(run_id)):
             _log.warning("run_message_malformed")
             return
+        with about(run_id=run_id):
+            self._take(run_id)
+
+    def _take(self, run_id: str) -> None:
         claimed = self._claim(run_id)
         if claimed is None:
             return
-        with Heart(self.agent, claimed) as heart:
+        with about(job_id=claimed.job_id, execution=claimed.execution), Heart(self.agent, claimed) as heart:
             report = self._run(claimed, heart)
             if report is not None:
                 self._report(report)

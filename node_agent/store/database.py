@@ -8,9 +8,11 @@ WAL-reset fault of SQLite before 3.51.3.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -93,7 +95,9 @@ class Database:
         work; if it raises, nothing of it is kept.
         """
         loop = asyncio.get_running_loop()
-        return await asyncio.shield(loop.run_in_executor(self._writer, self._transact, work))
+        # What is logged within is about what the caller is about.
+        transact = partial(contextvars.copy_context().run, self._transact, work)
+        return await asyncio.shield(loop.run_in_executor(self._writer, transact))
 
     def _transact(self, work: Callable[[Session], T]) -> T:
         with Session(self._engine, expire_on_commit=False) as session, session.begin():
