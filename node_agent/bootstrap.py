@@ -80,6 +80,7 @@ def serve(state: StateFolder) -> int:
     set_up_logging("agent")
     with lock_state_folder(state):
         config = load_config(state)
+        set_up_logging("agent", node=config.node)
         policy = PolicyBook(state.policy_file)
         space = Space(state.path, config.margins)
         space.begin()
@@ -331,7 +332,7 @@ class Agent:
         await self._policy_changes.begin()
         await self._keeper.load()
         await self._witness.begin()
-        _log.info("agent_started", node=self._config.node, analyses=sorted(self._analyses))
+        _log.info("agent_started", analyses=sorted(self._analyses))
         await run_all(
             {
                 "link": self._link.run,

@@ -102,7 +102,7 @@ class Executions:
             # Another bundle of this name and version may have come into force since it was looked for.
             same = analysis is not None and analysis.digest == parse_job(run.payload).analysis.digest
             if dataset is None or analysis is None or not sound or not same:
-                _log.error("run_not_staged", run_id=run_id, dataset=run.dataset, sound=sound)
+                _log.error("run_not_staged", job_id=run.job_id, run_id=run_id, dataset=run.dataset, sound=sound)
                 self._fail(session, run, now, RunReason.STAGING_FAILED)
                 return {}
             run.worker, run.claim, run.beat_at = worker, token, now
@@ -125,7 +125,7 @@ class Executions:
         reason = self.situation.refusal(session, run, now, starting=starting)
         if reason is None:
             return False
-        _log.warning("run_stopped", run_id=run.run_id, reason=reason.value)
+        _log.warning("run_stopped", job_id=run.job_id, run_id=run.run_id, reason=reason.value)
         append(session, run_stopped(run, reason), now)
         self._fail(session, run, now, reason)
         return True
@@ -150,6 +150,7 @@ class Executions:
     def _claimed(self, run: RunRow, dataset: DatasetRow, analysis: InstalledAnalysis) -> dict[str, Any]:
         return {
             "run_id": run.run_id,
+            "job_id": run.job_id,
             "execution": run.execution,
             "work_dir": str(self.state.runs / run.run_id / str(run.execution)),
             "bundle_dir": str(analysis.folder),

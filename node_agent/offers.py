@@ -79,7 +79,9 @@ class Offers:
             raise HansaError(Reason.PROTOCOL_VIOLATION, log="an offer's run id is none")
         known = session.get(RunRow, offer.run_id)
         if known is not None and not _may_follow(known, offer):
-            _log.info("offer_not_followed", run_id=known.run_id, state=known.state, attempt=offer.attempt)
+            _log.info(
+                "offer_not_followed", job_id=known.job_id, run_id=known.run_id, state=known.state, attempt=offer.attempt
+            )
             return
         offered = offer.offered
         # Attempts count from one; of any other a release could not be signed, and the run would be tried in vain.
@@ -126,7 +128,7 @@ class Offers:
     def _decline(self, session: Session, run: RunRow, spec: JobSpec | None, reason: RunReason, now: datetime) -> None:
         dataset = spec.dataset_at(self.situation.site.node).dataset if spec else ""
         append(session, offer_declined(run, spec, dataset, reason), now)
-        _log.info("offer_declined", run_id=run.run_id, reason=reason.value)
+        _log.info("offer_declined", job_id=run.job_id, run_id=run.run_id, reason=reason.value)
         advance(session, run, RunEvent.DECLINE, reporter=self.reporter, now=now, reason=reason)
 
     def reconsider(self, session: Session, run: RunRow, now: datetime) -> Admitted | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Protocol
 
+import structlog
 from sqlalchemy.orm import Session
 
 from hansa.contract.envelope import Signed
@@ -20,6 +21,8 @@ from node_agent.audit.entries import run_ended
 from node_agent.audit.log import append
 from node_agent.store.models import DatasetRow, RunRow
 from node_agent.store.outbox import append_event
+
+_log = structlog.get_logger(__name__)
 
 # Ends that no decision on an offer or on a summary has recorded.
 _ENDS_WITHOUT_SUMMARY: Final = frozenset({RunState.FAILED, RunState.EXPIRED, RunState.CANCELLED})
@@ -85,3 +88,6 @@ def advance(  # noqa: PLR0913 - one change of state, whole
     if RunState(run.state) in _ENDS_WITHOUT_SUMMARY:
         append(session, run_ended(run), now)
     append_event(session, reporter.run(run, now), now)
+    _log.info(
+        "run_state", job_id=run.job_id, run_id=run.run_id, execution=run.execution, state=run.state, reason=run.reason
+    )

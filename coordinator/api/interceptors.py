@@ -18,12 +18,14 @@ from typing import Any, Final, TypeAlias, TypeVar
 import grpc
 from google.protobuf import descriptor_pool, message_factory
 
-from coordinator.api.caller import Caller, set_caller
+from coordinator.api.caller import Caller, Kind, set_caller
 from coordinator.api.errors import fail
 from coordinator.api.guard import Context, Guard, address_of, claim_of
 from coordinator.api.method_policy import MethodPolicy
 from coordinator.api.rates import RateLimiter, Slots
 from hansa.contract.errors import HansaError, Reason
+from hansa.contract.ids import is_job_id
+from hansa.runtime.logging import remember
 from hansa.runtime.reading import read_message
 
 T = TypeVar("T")
@@ -151,6 +153,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         known, policy = await self._admit(call)
         caller = call.caller = known.subject
         set_caller(known)
+        _remember(call, known)
         self._guard.count(known, call.method, policy)
         self._take(call, caller, most=self._crowd.of_one)
         self._take(call, caller, call.method, most=policy.at_once)
@@ -228,9 +231,19 @@ async def _answer(call: _Call, requests: AsyncIterator[Any]) -> Any:
     return await call.handler.unary_unary(await _only(requests), call.context)
 
 
+def _remember(call: _Call, caller: Caller) -> None:
+    """Let what is logged in this call say what it is about; each call is a task with a context of its own."""
+    remember(method=call.method)
+    if caller.kind is Kind.NODE:
+        remember(node=caller.name)
+
+
 async def _only(requests: AsyncIterator[Any]) -> Any:
-    """Return the one request of a method that takes one."""
+    """Return the one request of a method that takes one; what is logged then says which job it names."""
     async for request in requests:
+        job_id = getattr(request, "job_id", "")
+        if isinstance(job_id, str) and is_job_id(job_id):
+            remember(job_id=job_id)
         return request
     raise HansaError(Reason.MALFORMED, "The request has no message.")
 

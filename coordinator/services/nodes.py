@@ -114,7 +114,8 @@ def _replace_invitation(nodes: NodeRepository, node: NodeId, *, again: bool) -> 
     except HansaError as error:
         if again:
             raise
-        raise HansaError(Reason.NODE_EXISTS, field="node") from error
+        words = "There is a node of this name already; for a new certificate of it, invite it --again."
+        raise HansaError(Reason.NODE_EXISTS, words, field="node") from error
 
 
 def _forget_keys(session: Session, node: NodeId) -> None:

@@ -158,9 +158,14 @@ def _follow(session: Session, report: RunReported, progress: _Progress, turn: Tu
     after = replace(run, state=change.state, execution=change.execution, reason=change.reason, incident=change.incident)
     progress.runs[run.run_id] = (job_id, after)
     progress.changed.add(run.run_id)
+    _log.info("run_reported", **_names(job_id, after), state=after.state.value, reason=after.reason)
     progress.told.add(job_id)
     if may_end_a_job(after.state):
         progress.unsettled.add(job_id)
+
+
+def _names(job_id: str, run: RunRecord) -> dict[str, str | int]:
+    return {"job_id": job_id, "run_id": run.run_id, "node": run.node, "execution": run.execution}
 
 
 def _announce(session: Session, released: SummaryReleased, progress: _Progress, turn: Turn) -> None:

@@ -40,6 +40,7 @@ from hansa.contract.ids import NodeId
 from hansa.contract.limits import CLOCK_TOLERANCE, COMMAND_WINDOW, EVENT_WINDOW, SESSION_SILENCE
 from hansa.contract.notes import parse_note
 from hansa.contract.witnessing import NO_NEWS, LogNews
+from hansa.runtime.logging import remember
 from hansa.runtime.supervisor import until_first_ends
 
 _log = structlog.get_logger(__name__)
@@ -196,6 +197,7 @@ class NodeSession:
             self._consumer.cancel()
 
     async def _run(self) -> None:
+        remember(node=self.node)
         try:
             await until_first_ends(self._attach_and_stream(), self._wait_for_end())
         except TimeoutError:
@@ -246,6 +248,7 @@ class NodeSession:
         standing = await self._desk.commit(lambda session: greet(session, self.node, hello, nonce=nonce, turn=turn))
         welcome = self._checked(standing)
         self.epoch = welcome.epoch
+        remember(epoch=welcome.epoch)
         self._sessions.fence(self, welcome.epoch)
         return welcome
 

@@ -12,11 +12,13 @@ also raises the store's term, and each transaction finds its own or ends.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -150,7 +152,9 @@ class Database:
             HansaError: ``STORE_FULL``, nothing was kept; ``STORE_FENCED``;
                 what ``work`` raises.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._transact, work)
+        # What is logged within is about what the caller is about.
+        transact = partial(contextvars.copy_context().run, self._transact, work)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, transact)
 
     def run_sync(self, work: Callable[[Session], T]) -> T:
         """Return ``work(session)``, run in one transaction; blocks."""

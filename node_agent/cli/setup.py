@@ -93,7 +93,7 @@ def _print_next(node: str, fingerprint: str, state: Path, *, again: bool) -> Non
     click.echo("  1. Read the fingerprint to the federation operator, over a way that you trust. They run:")
     click.echo(f"       hansa admin node confirm {node} --fingerprint {fingerprint}")
     if again:
-        click.echo("  2. Nothing: the agent connects within half a minute after that. If it does not run:")
+        click.echo("  2. The agent connects by itself within half a minute after that. If it does not run:")
         click.echo(f"       hansa-node --state {state} run")
         return
     click.echo(f"  2. hansa-node --state {state} card --output json > {node}.card.json")

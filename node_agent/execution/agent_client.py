@@ -42,6 +42,8 @@ class Claimed(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     run_id: str
+    # For the log.
+    job_id: str = ""
     execution: int
     work_dir: Path
     bundle_dir: Path

@@ -25,6 +25,7 @@ class Heart:
 
     def __init__(self, agent: AgentClient, claimed: Claimed, every_seconds: float = BEAT_SECONDS) -> None:
         self._agent, self._claimed, self._every = agent, claimed, every_seconds
+        self._names = {"run_id": claimed.run_id, "job_id": claimed.job_id, "execution": claimed.execution}
         self.superseded = False
         self.cancelled = False
         # Becomes readable when one of the two becomes true.
@@ -44,7 +45,7 @@ class Heart:
             except SupersededError:
                 self.superseded = True
             except (AgentAwayError, RefusedError) as error:
-                _log.info("beat_unheard", run_id=self._claimed.run_id, error=str(error))
+                _log.info("beat_unheard", **self._names, error=str(error))
             if self.wants_end:
                 os.eventfd_write(self.news_fd, 1)
                 return

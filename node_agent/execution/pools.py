@@ -28,6 +28,7 @@ from hansa.contract.errors import RunReason
 from hansa.contract.ids import is_run_id
 from hansa.runtime.backoff import delays
 from hansa.runtime.clock import utc_now
+from hansa.runtime.logging import about
 from node_agent.config import StateFolder, load_settings
 from node_agent.execution.agent_client import (
     AgentAwayError,
@@ -127,8 +128,6 @@ def _add_run_task(app: Celery, state: StateFolder, sandbox: BubblewrapSandbox, w
     executor = RunExecutor(agent=agent, runner=runner, worker=worker, tickets=state.workers)
 
     def run(run_id: str) -> None:
-        # Celery's threads do not inherit what the main thread has bound.
-        structlog.contextvars.bind_contextvars(process="worker-runs")
         executor.take(run_id)
 
     app.task(name=RUN_TASK)(run)
@@ -138,8 +137,12 @@ def _add_rule_task(app: Celery, state_dir: Path, sandbox: BubblewrapSandbox) -> 
     runs = StateFolder(state_dir).runs
 
     def rule(run_id: str, execution: int, number: int) -> None:
-        structlog.contextvars.bind_contextvars(process="worker-rules")
-        run_rule(runs, sandbox, run_id, execution, number)
+        # From the message: only ids and numbers get into the log.
+        names: dict[str, str | int] = (
+            {"run_id": run_id, "execution": execution, "rule": number} if is_run_id(str(run_id)) else {}
+        )
+        with about(**names):
+            run_rule(runs, sandbox, run_id, execution, number)
 
     app.task(name=RULE_TASK)(rule)
 
@@ -164,13 +167,13 @@ class RunExecutor:
             _log.warning("run_message_malformed")
             return
         token = secrets.token_hex(16)
-        with held_ticket(self.tickets, token):
+        with about(run_id=run_id), held_ticket(self.tickets, token):
             claimed = self._claim(run_id, token)
             if claimed is not None:
                 self._execute(claimed)
 
     def _execute(self, claimed: Claimed) -> None:
-        with Heart(self.agent, claimed) as heart:
+        with about(job_id=claimed.job_id, execution=claimed.execution), Heart(self.agent, claimed) as heart:
             report = self._run(claimed, heart)
             if report is not None:
                 self._report(report)

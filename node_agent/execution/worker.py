@@ -22,8 +22,10 @@ from typing import Any, Final
 
 import structlog
 
+from hansa.contract.errors import HansaError
 from hansa.runtime.backoff import delays
 from hansa.runtime.logging import set_up_logging
+from node_agent.config import StateFolder, load_config
 
 _log = structlog.get_logger(__name__)
 
@@ -50,7 +52,7 @@ def run_worker(state_dir: Path, pool: str, slots: int) -> int:
     Raises:
         HansaError: ``CONFIG_INVALID``; ``agent.toml`` cannot be read.
     """
-    set_up_logging(f"worker-{pool}")
+    set_up_logging(f"worker-{pool}", node=_node_of(state_dir))
     if pool == "all":
         return _Supervisor(state_dir.absolute(), slots).run()
     # The supervisor has no use for Celery and all that comes with it.
@@ -139,6 +141,15 @@ def _die_with(parent: int) -> None:
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
         sys.exit(1)
+
+
+def _node_of(state_dir: Path) -> str:
+    """Return the node's name for the log; empty where nothing is known of it."""
+    try:
+        return load_config(StateFolder(state_dir)).node
+    except HansaError:
+        # Whoever needs the settings says what is wrong with them.
+        return ""
 
 
 def _main(argv: Sequence[str]) -> int:

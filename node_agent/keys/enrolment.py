@@ -95,14 +95,10 @@ def enrol(token: str, state: StateFolder) -> EnrolmentOutcome:
             folder is enrolled already; ``AGENT_RUNNING``.
     """
     invitation = parse_token(token)
+    # Before the lock, too: the agent of an enrolled node may well run.
+    _check_new(state)
     with lock_state_folder(state):
-        if is_enrolled(state):
-            raise HansaError(
-                Reason.NODE_STATE_CONFLICT,
-                f"State folder {state.path} is enrolled already; use a new one for another node, "
-                "and --again for a new certificate of this one.",
-                field="state",
-            )
+        _check_new(state)
         root = pinned_root(invitation)
         make_identity(state)
         key_pem = pending_key(state)
@@ -117,6 +113,16 @@ def enrol(token: str, state: StateFolder) -> EnrolmentOutcome:
     outcome = EnrolmentOutcome.of(grant.config, key_pem)
     _log.info("node_enrolled", node=outcome.node, key_fingerprint=outcome.fingerprint)
     return outcome
+
+
+def _check_new(state: StateFolder) -> None:
+    if is_enrolled(state):
+        raise HansaError(
+            Reason.NODE_STATE_CONFLICT,
+            f"State folder {state.path} is enrolled already; use a new one for another node, "
+            "and --again for a new certificate of this one.",
+            field="state",
+        )
 
 
 def enrol_again(token: str, state: StateFolder) -> EnrolmentOutcome:

@@ -23,6 +23,7 @@ from hansa.contract.errors import HansaError, Reason
 from hansa.contract.limits import EVENT_WINDOW, PROTOCOL_VERSION, SESSION_SILENCE
 from hansa.contract.outbox import Head
 from hansa.runtime.clock import Clock
+from hansa.runtime.logging import remember
 from hansa.runtime.supervisor import until_first_ends
 from hansa.v1 import node_service_pb2, node_service_pb2_grpc
 from node_agent.audit.witness import LogWitness, Told
@@ -119,7 +120,8 @@ class Session:
             self._compare(welcome, time.monotonic() - asked)
             proof = await self._parts.database.run(lambda session: _proof(session, welcome))
             await self._write(call, head_proof=proof)
-        _log.info("attached", epoch=welcome.epoch, event_cursor=welcome.event_cursor.seq)
+        remember(epoch=welcome.epoch)
+        _log.info("attached", event_cursor=welcome.event_cursor.seq)
         return Attached(welcome.epoch, head_of(welcome.event_cursor), float(welcome.heartbeat_seconds or 5))
 
     async def _hello(self) -> node_service_pb2.Hello:

@@ -8,8 +8,10 @@ WAL-reset fault of SQLite before 3.51.3.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -89,7 +91,9 @@ class Database:
             HansaError: ``STORE_FULL``, nothing was kept; what ``work`` raises.
         """
         loop = asyncio.get_running_loop()
-        return await asyncio.shield(loop.run_in_executor(self._writer, self._transact, work))
+        # What is logged within is about what the caller is about.
+        transact = partial(contextvars.copy_context().run, self._transact, work)
+        return await asyncio.shield(loop.run_in_executor(self._writer, transact))
 
     def run_sync(self, work: Callable[[Session], T]) -> T:
         """Return what ``work`` returns, once its transaction is committed; blocks. For commands."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 
 import pytest
@@ -61,6 +61,8 @@ async def test_a_node_that_proves_its_heads_is_connected_until_its_stream_ends(
     node = PlainNode(sessions, "FI", NodeStore())
     welcome = await node.attach()
     assert (welcome.epoch, welcome.nonce, welcome.event_cursor.seq, welcome.command_head.seq) == (1, NONCE, 0, 0)
+    # Told before any command can come.
+    assert welcome.wall.ToDatetime(UTC) == START
     assert (await node.heartbeat()).echo_monotonic_ms == 7
     assert node_row(world).connected
 

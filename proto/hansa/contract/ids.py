@@ -41,6 +41,11 @@ def job_id(text: str) -> JobId:
     return JobId(text)
 
 
+def is_job_id(text: str) -> bool:
+    """Say whether ``text`` has the shape of a job id."""
+    return _UUID.fullmatch(text) is not None
+
+
 def run_id(job: str, node: str, round_: int) -> RunId:
     """Return the id of ``job``'s run at ``node`` in ``round_``.
 

@@ -1,6 +1,8 @@
 """Structured logs: one JSON object a line, with secrets struck out.
 
-Events are constant snake_case names with fields. Logs stay on the machine that
+Events are constant snake_case names with fields. What an event is about has the
+same names in every process: ``job_id``, ``run_id``, ``node``, ``execution``,
+``epoch``; ``about`` gives them to all that is logged within. Logs stay on the machine that
 wrote them; the redaction below is the second wall, the first is not to log a
 secret or a data value at all.
 """
@@ -10,7 +12,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, TypeAlias
 
 import structlog
@@ -32,6 +34,16 @@ def listening(hear: Callable[[Event], None]) -> Iterator[None]:
         _LISTENERS.remove(hear)
 
 
+def about(**fields: str | int) -> AbstractContextManager[None]:
+    """Give ``fields`` to every event that is logged in the context, and in the tasks that it starts."""
+    return structlog.contextvars.bound_contextvars(**fields)
+
+
+def remember(**fields: str | int) -> None:
+    """Give ``fields`` to every event that the present task logs from now on."""
+    structlog.contextvars.bind_contextvars(**fields)
+
+
 def _tell(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for hear in tuple(_LISTENERS):
         hear(event)
@@ -46,15 +58,25 @@ def strike_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) 
     return event
 
 
-def set_up_logging(process: str, *, level: int = logging.INFO) -> None:
-    """Send structlog's and the standard library's events to stderr as JSON lines.
+def set_up_logging(process: str, *, level: int = logging.INFO, node: str = "") -> None:
+    """Send structlog's and the standard library's events to stderr as JSON lines. May be called again.
 
     Args:
         process: the name of the process, a field of every line.
         level: the lowest level that is written.
+        node: whose process it is, a field of every line where it is given.
     """
+    names = {"process": process, **({"node": node} if node else {})}
+
+    def name(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        # Not a context variable: a thread begins without any.
+        for key, value in names.items():
+            event.setdefault(key, value)
+        return event
+
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        name,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         strike_secrets,
@@ -77,4 +99,3 @@ def set_up_logging(process: str, *, level: int = logging.INFO) -> None:
         # Not cached: a logger that was used before would keep to the set-up of that time.
         cache_logger_on_first_use=False,
     )
-    structlog.contextvars.bind_contextvars(process=process)
