@@ -27,7 +27,7 @@ from typing import Final
 from deploy.local.demo_data import prepare
 from deploy.local.layout import REPOSITORY
 from tests.support.nemesis_clocks import Clocks, faketime_library
-from tests.support.nemesis_faults import Fault, Wish
+from tests.support.nemesis_faults import Wish
 from tests.support.nemesis_report import Report
 from tests.support.nemesis_round import Arena
 from tests.support.nemesis_world import become_child, inside_command, is_inside, may_have_namespaces, mount_memory
@@ -165,12 +165,8 @@ async def _rounds(arena: Arena, settings: Settings, report: Report) -> None:
         await arena.close()
 
 
-def _say(begun: float) -> Callable[[Fault], None]:
-    def say(fault: Fault) -> None:
-        length = f" for {fault.seconds:.1f} s" if fault.seconds else ""
-        _tell(f"[{fault.when - begun:6.1f} s] {fault.kind}: {fault.at}{length}")
-
-    return say
+def _say(begun: float) -> Callable[[str], None]:
+    return lambda words: _tell(f"[{time.monotonic() - begun:6.1f} s] {words}")
 
 
 def _keep_logs(place: Path, settings: Settings) -> None:

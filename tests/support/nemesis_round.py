@@ -59,21 +59,23 @@ class Arena:
         truths = {node: truth(data / node / "aisnp.vcf.gz", data / node / "samples.tsv") for node in NODES}
         return cls(Federation.build(root, data, seed, postgres=postgres, rabbit=rabbit), data, truths)
 
-    async def open(self, draw: random.Random, wish: Wish, say: Callable[[Fault], None]) -> None:
+    async def open(self, draw: random.Random, wish: Wish, say: Callable[[str], None]) -> None:
         """Start everything and wait until all nodes are connected."""
         await self.federation.start()
         researcher = await self._connect(RESEARCHER)
         self._operator = await self._connect(OPERATOR)
         await self._until_connected()
         passing = [rsid for rsid in self.truths[NODES[0]] if all(self.truths[n][rsid].everybody.passes for n in NODES)]
-        self._workload = Workload(self.federation, researcher, passing, random.Random(draw.random()), self.plan)
+        self._workload = Workload(
+            self.federation, researcher, passing, random.Random(draw.random()), self.plan, say=say
+        )
         self._stopwatch = Stopwatch(self.federation, self._operator, self._workload.times)
         self._nemesis = Nemesis(self.federation, random.Random(draw.random()), wish, say=self._told(say))
         await self._workload.prepare()
 
-    def _told(self, say: Callable[[Fault], None]) -> Callable[[Fault], None]:
+    def _told(self, say: Callable[[str], None]) -> Callable[[Fault], None]:
         def told(fault: Fault) -> None:
-            say(fault)
+            say(f"{fault.kind}: {fault.at}{f' for {fault.seconds:.1f} s' if fault.seconds else ''}")
             if self._stopwatch is not None:
                 self._stopwatch.begin(fault)
 
