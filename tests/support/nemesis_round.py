@@ -18,6 +18,7 @@ from hansa.sdk.client import Client, connect
 from hansa.sdk.errors import RemoteError
 from tests.support.demo_oracle import Truth, truth
 from tests.support.nemesis_check import Evidence, verdicts
+from tests.support.nemesis_drills import Drills
 from tests.support.nemesis_evidence import (
     MARGIN_SECONDS,
     examine_results,
@@ -102,8 +103,8 @@ class Arena:
             await asyncio.sleep(_STEP_SECONDS)
         return sorted(missing)
 
-    async def round(self, count: int, report: Report) -> None:
-        """Do ``count`` faults, heal, wait, check, and take all of it into ``report``."""
+    async def round(self, count: int, report: Report, drills: int = 0) -> None:
+        """Do ``count`` faults, heal, wait, check, and take all of it into ``report``; with ``drills`` before the check."""
         assert self._workload is not None
         assert self._nemesis is not None
         assert self._stopwatch is not None
@@ -119,14 +120,25 @@ class Arena:
             await self._nemesis.heal()
         evidence = Evidence()
         try:
-            await self._come_to_rest(evidence)
             await self._stopwatch.stop()
+            await self._until_connected()
+            if drills:
+                await self._drill(drills)
+            await self._come_to_rest(evidence)
         finally:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
             await asyncio.to_thread(self.federation.stop_daemons)
         await asyncio.to_thread(self._look, evidence)
         self._tally(evidence, report)
+
+    async def _drill(self, times: int) -> None:
+        """Measure recovery, once the round's own jobs have ended."""
+        assert self._workload is not None
+        assert self._stopwatch is not None
+        await self._workload.finish(self.plan.lifetime.total_seconds())
+        draw = self._workload.random
+        await Drills(self.federation, self._workload, self._stopwatch, draw, self._workload.say).run(times)
 
     async def _come_to_rest(self, evidence: Evidence) -> None:
         """Let everything come to its end; prove what came of it while the federation lives."""

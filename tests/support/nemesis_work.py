@@ -163,6 +163,29 @@ class Workload:
             await self._watch(asked)
         return asked
 
+    def ask_long(self, nodes: Sequence[str]) -> tuple[Asked, asyncio.Task[None]]:
+        """Ask one long job; return it as it will be seen, and the task that ends with it."""
+        request = JobRequest(
+            analysis=LONG,
+            project=PROJECT,
+            datasets=tuple(f"{node}-aisnp" for node in nodes),
+            parameters={"variants": self.variants[0]},
+            lifetime=self.plan.lifetime,
+        )
+        spec, asked = self._new(request)
+
+        async def work() -> None:
+            people = [asyncio.create_task(self._people(node)) for node in nodes]
+            try:
+                if await self._submit(spec, asked):
+                    await self._watch(asked)
+            finally:
+                for task in people:
+                    task.cancel()
+                await asyncio.gather(*people, return_exceptions=True)
+
+        return asked, asyncio.create_task(work())
+
     def _new(self, request: JobRequest) -> tuple[JobSpec, Asked]:
         assert self._view is not None
         spec = self.client.jobs.build(request, self._view, self._datasets)
