@@ -170,16 +170,7 @@ class Agent:
             database=database, state=state, reporter=self._reporter, bells=self._bells, clock=utc_now
         )
         premises = Premises(state.path)
-        self._scheduler = Scheduler(
-            database=database,
-            policy=policy.current,
-            reporter=self._reporter,
-            bells=self._bells,
-            clock=utc_now,
-            queue=queue,
-            may_start=self._may_start,
-            premises=premises,
-        )
+        self._scheduler = self._make_scheduler(queue, premises)
         self._leftovers = Leftovers(database=database, premises=premises)
         self._retention = Retention(
             database=database,
@@ -190,6 +181,18 @@ class Agent:
         )
         self._policy_changes = PolicyChanges(book=policy, database=database, clock=utc_now)
         self._link = self._make_link()
+
+    def _make_scheduler(self, queue: RunQueue, premises: Premises) -> Scheduler:
+        return Scheduler(
+            database=self._database,
+            policy=self._policy.current,
+            reporter=self._reporter,
+            bells=self._bells,
+            clock=utc_now,
+            queue=queue,
+            may_start=self._may_start,
+            premises=premises,
+        )
 
     def _make_link(self) -> Link:
         parts = SessionParts(

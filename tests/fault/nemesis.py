@@ -27,7 +27,7 @@ from typing import Final
 from deploy.local.demo_data import prepare
 from deploy.local.layout import REPOSITORY
 from tests.support.nemesis_clocks import Clocks, faketime_library
-from tests.support.nemesis_faults import Fault, Wish
+from tests.support.nemesis_faults import Wish
 from tests.support.nemesis_report import Report
 from tests.support.nemesis_round import Arena
 from tests.support.nemesis_world import become_child, inside_command, is_inside, may_have_namespaces, mount_memory
@@ -47,6 +47,7 @@ class Settings:
     database: str
     broker: str
     clocks: bool
+    drills: int
     round: int
     longest: float
     reports: Path
@@ -63,6 +64,7 @@ class Settings:
         parser.add_argument("--broker", choices=("redis", "rabbitmq"), default="redis")
         parser.add_argument("--clocks", action="store_true", help="step wall clocks too; needs libfaketime")
         parser.add_argument("--round", type=int, default=50, help="faults before everything is healed and checked")
+        parser.add_argument("--drills", type=int, default=0, help="measure recovery so often after each round")
         parser.add_argument("--longest", type=float, default=60.0, help="seconds of the longest freeze or cut")
         parser.add_argument("--lifetime", type=float, default=300.0, help="seconds until a job's deadline")
         parser.add_argument("--reports", type=Path, default=REPOSITORY / ".cache" / "nemesis")
@@ -75,6 +77,7 @@ class Settings:
             database=got.database,
             broker=got.broker,
             clocks=got.clocks,
+            drills=got.drills,
             round=got.round,
             longest=got.longest,
             reports=got.reports.absolute(),
@@ -151,9 +154,9 @@ async def _rounds(arena: Arena, settings: Settings, report: Report) -> None:
     try:
         await arena.open(draw, settings.wish(), _say(begun))
         _tell(f"[{time.monotonic() - begun:6.1f} s] the federation stands")
-        while sum(report.faults.values()) < settings.faults:
+        while sum(report.faults.values()) < settings.faults or not report.rounds:
             count = min(settings.round, settings.faults - sum(report.faults.values()))
-            await arena.round(count, report)
+            await arena.round(count, report, settings.drills)
             report.seconds = time.monotonic() - begun
             written = report.write(settings.reports)
             done = sum(report.faults.values())
@@ -165,12 +168,8 @@ async def _rounds(arena: Arena, settings: Settings, report: Report) -> None:
         await arena.close()
 
 
-def _say(begun: float) -> Callable[[Fault], None]:
-    def say(fault: Fault) -> None:
-        length = f" for {fault.seconds:.1f} s" if fault.seconds else ""
-        _tell(f"[{fault.when - begun:6.1f} s] {fault.kind}: {fault.at}{length}")
-
-    return say
+def _say(begun: float) -> Callable[[str], None]:
+    return lambda words: _tell(f"[{time.monotonic() - begun:6.1f} s] {words}")
 
 
 def _keep_logs(place: Path, settings: Settings) -> None:

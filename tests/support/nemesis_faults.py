@@ -56,13 +56,15 @@ class Wish:
 class Fault:
     """One thing that was done, when, and for how long (0: at once).
 
-    ``hit`` are the executions that had processes at the node just before.
+    ``pids`` are the processes that were killed; ``hit`` the executions that had
+    processes at the node just before.
     """
 
     kind: str
     at: str
     when: float
     seconds: float = 0.0
+    pids: tuple[int, ...] = ()
     hit: frozenset[tuple[str, int]] = frozenset()
 
 
@@ -125,8 +127,10 @@ class Nemesis:
         """Return how many faults of each kind were done."""
         return Counter(fault.kind for fault in self.done)
 
-    def _did(self, kind: str, at: str, seconds: float = 0.0, hit: frozenset[tuple[str, int]] = frozenset()) -> bool:
-        fault = Fault(kind, at, time.monotonic(), seconds, hit)
+    def _did(self, kind: str, at: str, seconds: float = 0.0) -> bool:
+        return self._note(Fault(kind, at, time.monotonic(), seconds))
+
+    def _note(self, fault: Fault) -> bool:
         self.done.append(fault)
         self.say(fault)
         return True
@@ -166,7 +170,8 @@ class Nemesis:
         part, process = found
         hit = frozenset(self.federation.executions(part.node)) if part.node else frozenset()
         kill(process)
-        return self._did(f"kill {part.kind}", part.node or part.kind, hit=hit)
+        at = part.node or part.kind
+        return self._note(Fault(f"kill {part.kind}", at, time.monotonic(), pids=(process.pid,), hit=hit))
 
     async def _freeze(self) -> bool:
         found = self._some_process()

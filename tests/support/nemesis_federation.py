@@ -11,6 +11,7 @@ import json
 import random
 import re
 import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,7 +38,8 @@ from tests.support.warm_commands import warm_commands
 DIRECT, BYTES, FRAMES = NODES = ("GB", "FI", "ES")
 SHORT, LONG = "allele-frequency", "patient-frequency"
 _LONG_SECONDS: Final = 6
-_STATE_MIB: Final = 192
+# Room for what a store keeps in reserve and wants free besides.
+_STATE_MIB: Final = 384
 _WATCH_SECONDS: Final = 0.2
 # The control group of an execution.
 _GROUP: Final = re.compile(r"/hansa/[0-9a-f]+/([0-9a-f]{32})-(\d+)")
@@ -127,14 +129,19 @@ class Federation:
     def _node_port(self) -> int:
         return load_config(self.layout.coordinator_state).node_port
 
-    async def listens(self) -> bool:
-        """Say whether the coordinator takes connections."""
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", self._node_port())
-        except OSError:
-            return False
-        writer.transport.abort()
-        return True
+    async def listening(self, dead: Collection[int], most: float) -> bool:
+        """Return True once another coordinator than the ``dead`` takes connections, False after ``most`` seconds."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + most
+        while loop.time() < until:
+            pids = {process.pid for process in self.processes(Part("coordinator"))}
+            with suppress(OSError):
+                if pids and not pids & set(dead):
+                    _, writer = await asyncio.open_connection("127.0.0.1", self._node_port())
+                    writer.transport.abort()
+                    return True
+            await asyncio.sleep(_WATCH_SECONDS / 4)
+        return False
 
     def start_daemons(self) -> None:
         """Start what does not run."""

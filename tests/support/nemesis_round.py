@@ -18,6 +18,7 @@ from hansa.sdk.client import Client, connect
 from hansa.sdk.errors import RemoteError
 from tests.support.demo_oracle import Truth, truth
 from tests.support.nemesis_check import Evidence, verdicts
+from tests.support.nemesis_drills import Drills
 from tests.support.nemesis_evidence import (
     MARGIN_SECONDS,
     examine_results,
@@ -59,21 +60,23 @@ class Arena:
         truths = {node: truth(data / node / "aisnp.vcf.gz", data / node / "samples.tsv") for node in NODES}
         return cls(Federation.build(root, data, seed, postgres=postgres, rabbit=rabbit), data, truths)
 
-    async def open(self, draw: random.Random, wish: Wish, say: Callable[[Fault], None]) -> None:
+    async def open(self, draw: random.Random, wish: Wish, say: Callable[[str], None]) -> None:
         """Start everything and wait until all nodes are connected."""
         await self.federation.start()
         researcher = await self._connect(RESEARCHER)
         self._operator = await self._connect(OPERATOR)
         await self._until_connected()
         passing = [rsid for rsid in self.truths[NODES[0]] if all(self.truths[n][rsid].everybody.passes for n in NODES)]
-        self._workload = Workload(self.federation, researcher, passing, random.Random(draw.random()), self.plan)
+        self._workload = Workload(
+            self.federation, researcher, passing, random.Random(draw.random()), self.plan, say=say
+        )
         self._stopwatch = Stopwatch(self.federation, self._operator, self._workload.times)
         self._nemesis = Nemesis(self.federation, random.Random(draw.random()), wish, say=self._told(say))
         await self._workload.prepare()
 
-    def _told(self, say: Callable[[Fault], None]) -> Callable[[Fault], None]:
+    def _told(self, say: Callable[[str], None]) -> Callable[[Fault], None]:
         def told(fault: Fault) -> None:
-            say(fault)
+            say(f"{fault.kind}: {fault.at}{f' for {fault.seconds:.1f} s' if fault.seconds else ''}")
             if self._stopwatch is not None:
                 self._stopwatch.begin(fault)
 
@@ -100,8 +103,8 @@ class Arena:
             await asyncio.sleep(_STEP_SECONDS)
         return sorted(missing)
 
-    async def round(self, count: int, report: Report) -> None:
-        """Do ``count`` faults, heal, wait, check, and take all of it into ``report``."""
+    async def round(self, count: int, report: Report, drills: int = 0) -> None:
+        """Do ``count`` faults, heal, wait, check, and take all of it into ``report``; with ``drills`` before the check."""
         assert self._workload is not None
         assert self._nemesis is not None
         assert self._stopwatch is not None
@@ -117,14 +120,25 @@ class Arena:
             await self._nemesis.heal()
         evidence = Evidence()
         try:
-            await self._come_to_rest(evidence)
             await self._stopwatch.stop()
+            await self._until_connected()
+            if drills:
+                await self._drill(drills)
+            await self._come_to_rest(evidence)
         finally:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
             await asyncio.to_thread(self.federation.stop_daemons)
         await asyncio.to_thread(self._look, evidence)
         self._tally(evidence, report)
+
+    async def _drill(self, times: int) -> None:
+        """Measure recovery, once the round's own jobs have ended."""
+        assert self._workload is not None
+        assert self._stopwatch is not None
+        await self._workload.finish(self.plan.lifetime.total_seconds())
+        draw = self._workload.random
+        await Drills(self.federation, self._workload, self._stopwatch, draw, self._workload.say).run(times)
 
     async def _come_to_rest(self, evidence: Evidence) -> None:
         """Let everything come to its end; prove what came of it while the federation lives."""

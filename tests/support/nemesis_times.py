@@ -30,7 +30,7 @@ class Stopwatch:
     def begin(self, fault: Fault) -> None:
         """Start the clock that belongs to a fault, if one does."""
         if fault.kind == "kill coordinator":
-            self._start(self._reattach())
+            self._start(self._reattach(fault))
         elif fault.kind == "kill run pool":
             for run, execution in fault.hit:
                 self._start(self._execute_again(fault, run, execution))
@@ -51,19 +51,20 @@ class Stopwatch:
     def _note(self, what: str, seconds: float) -> None:
         self.times.setdefault(what, []).append(seconds)
 
-    async def _connected(self) -> set[str] | None:
+    async def connected(self) -> set[str] | None:
+        """Return the nodes that the coordinator calls connected; None if it does not answer."""
         with suppress(RemoteError):
             return {one.node for one in await self.operator.catalogue.nodes() if one.connected}
         return None
 
-    async def _reattach(self) -> None:
+    async def _reattach(self, fault: Fault) -> None:
         """From the coordinator's death, and from when it listens again, until every node is connected again."""
-        killed, listens = time.monotonic(), None
-        while time.monotonic() - killed < _LONGEST_SECONDS:
-            if listens is None and await self.federation.listens():
-                listens = time.monotonic()
-            if listens is not None and await self._connected() == set(NODES):
-                self._note("coordinator killed to all nodes attached", time.monotonic() - killed)
+        if not await self.federation.listening(fault.pids, _LONGEST_SECONDS):
+            return
+        listens = time.monotonic()
+        while time.monotonic() - listens < _LONGEST_SECONDS:
+            if await self.connected() == set(NODES):
+                self._note("coordinator killed to all nodes attached", time.monotonic() - fault.when)
                 self._note("coordinator listens to all nodes attached", time.monotonic() - listens)
                 return
             await asyncio.sleep(_STEP_SECONDS)
@@ -72,7 +73,7 @@ class Stopwatch:
         """From the cut of a node's wire until the coordinator says that it is not connected; if it lasts so long."""
         was_connected = False
         while time.monotonic() - fault.when < fault.seconds:
-            connected = await self._connected()
+            connected = await self.connected()
             if connected is not None and fault.at in connected:
                 was_connected = True
             elif connected is not None and was_connected:

@@ -68,7 +68,7 @@ class Asked:
 class Plan:
     """How much is asked."""
 
-    open_jobs: int = 5
+    open_jobs: int = 8
     lifetime: timedelta = timedelta(minutes=5)
     pause: tuple[float, float] = (0.3, 1.0)
     cancelled: float = 0.2
@@ -92,6 +92,7 @@ class Workload:
     # Runs whose processes lived on after their job's end was shown.
     left_over: list[str] = field(default_factory=list)
     mistakes: list[str] = field(default_factory=list)
+    say: Callable[[str], None] = lambda _words: None
     _view: TrustView | None = None
     _datasets: Sequence[types_pb2.Dataset] = ()
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -162,6 +163,29 @@ class Workload:
             await self._watch(asked)
         return asked
 
+    def ask_long(self, nodes: Sequence[str]) -> tuple[Asked, asyncio.Task[None]]:
+        """Ask one long job; return it as it will be seen, and the task that ends with it."""
+        request = JobRequest(
+            analysis=LONG,
+            project=PROJECT,
+            datasets=tuple(f"{node}-aisnp" for node in nodes),
+            parameters={"variants": self.variants[0]},
+            lifetime=self.plan.lifetime,
+        )
+        spec, asked = self._new(request)
+
+        async def work() -> None:
+            people = [asyncio.create_task(self._people(node)) for node in nodes]
+            try:
+                if await self._submit(spec, asked):
+                    await self._watch(asked)
+            finally:
+                for task in people:
+                    task.cancel()
+                await asyncio.gather(*people, return_exceptions=True)
+
+        return asked, asyncio.create_task(work())
+
     def _new(self, request: JobRequest) -> tuple[JobSpec, Asked]:
         assert self._view is not None
         spec = self.client.jobs.build(request, self._view, self._datasets)
@@ -178,6 +202,8 @@ class Workload:
             cancelling = asyncio.create_task(self._cancel(asked, self.random.uniform(0.2, 8.0)))
         try:
             await self._watch(asked)
+            took = (asked.ended or 0.0) - asked.submitted
+            self.say(f"job {asked.job_id} of {request.analysis} ended as {asked.state} after {took:.1f} s")
             if cancelling is not None:
                 await cancelling
         finally:
