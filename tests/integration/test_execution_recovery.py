@@ -7,28 +7,15 @@ import contextlib
 import os
 import shutil
 import signal
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.support.execution_cluster import processes_of
-from tests.support.execution_node import PATIENCE, ExecutionNode, execution_node
+from tests.support.execution_node import PATIENCE, ExecutionNode, at_work, execution_node, kill_worker
 
 pytestmark = pytest.mark.slow
-
-
-async def at_work(node: ExecutionNode, run_id: str, execution: int = 1) -> None:
-    """Return when the run's rule waits in its box."""
-    lock = node.work(run_id, execution).with_name(f"{execution}.ctl") / "rule-1.lock"
-    await node.until(run_id, lambda run: run.execution == execution and lock.exists())
-
-
-def kill_worker(node: ExecutionNode) -> None:
-    """Kill the program that is at the runs, below the supervisor."""
-    supervisor = node.workers[0].pid
-    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-    (worker,) = (pid for pid in children if b"\0runs\0" in Path(f"/proc/{pid}/cmdline").read_bytes())
-    os.kill(int(worker), signal.SIGKILL)
 
 
 async def finish(node: ExecutionNode, run_id: str, execution: int) -> None:
@@ -128,3 +115,35 @@ def lose_broker(node: ExecutionNode) -> None:
     os.kill(int((node.path / "broker" / "redis.pid").read_text()), signal.SIGKILL)
     shutil.rmtree(node.path / "broker" / "appendonlydir")
     node.broker.ensure_running()
+
+
+async def test_what_a_frozen_worker_cannot_end_is_ended_by_the_agent() -> None:
+    async with execution_node() as node:
+        run_id = await node.submit(deadline=timedelta(seconds=25))
+        await at_work(node, run_id)
+        # Frozen, it does not hear that the time is over.
+        freeze_workers(node)
+        await node.until(run_id, lambda run: run.state == "EXPIRED")
+        async with asyncio.timeout(PATIENCE):
+            while processes_of(node.work(run_id)):  # noqa: ASYNC110 - the kernel rings no bell
+                await asyncio.sleep(0.05)
+        thaw_workers(node)
+
+
+def freeze_workers(node: ExecutionNode) -> None:
+    """Stop the supervisor and the programs below it."""
+    for pid in programs(node):
+        os.kill(pid, signal.SIGSTOP)
+
+
+def thaw_workers(node: ExecutionNode) -> None:
+    """Let them go on."""
+    for pid in programs(node):
+        os.kill(pid, signal.SIGCONT)
+
+
+def programs(node: ExecutionNode) -> list[int]:
+    """Return the supervisor and the worker programs."""
+    supervisor = node.workers[0].pid
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    return [supervisor, *(int(pid) for pid in children)]

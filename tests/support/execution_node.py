@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -164,7 +165,7 @@ class ExecutionNode:
             }
         )
         run = await self.bench.offer(offer(spec))
-        assert run.state == "QUEUED", run.reason
+        assert run.state != "DECLINED", run.reason
         self.bench.bells.ring()
         return run.run_id
 
@@ -191,6 +192,20 @@ class ExecutionNode:
         with contextlib.suppress(FileNotFoundError):
             return (self.path / "runs" / run_id / f"{execution}.ctl" / "log").read_text(errors="replace")
         return ""
+
+
+async def at_work(node: ExecutionNode, run_id: str, execution: int = 1) -> None:
+    """Return when the run's rule waits in its box."""
+    lock = node.work(run_id, execution).with_name(f"{execution}.ctl") / "rule-1.lock"
+    await node.until(run_id, lambda run: run.execution == execution and lock.exists())
+
+
+def kill_worker(node: ExecutionNode) -> None:
+    """Kill the program that is at the runs, below the supervisor."""
+    supervisor = node.workers[0].pid
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    (worker,) = (pid for pid in children if b"\0runs\0" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(int(worker), signal.SIGKILL)
 
 
 def _api(bench: Bench) -> LocalApi:
