@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.execution_cluster import processes_of
-from tests.support.execution_node import PATIENCE, ExecutionNode, at_work, execution_node, kill_worker
+from tests.support.execution_node import IN_TWO_STEPS, PATIENCE, ExecutionNode, at_work, execution_node, kill_worker
 
 pytestmark = pytest.mark.slow
 
@@ -97,6 +97,18 @@ def named(pids: list[int], name: str) -> list[int]:
             if Path(f"/proc/{pid}/comm").read_text().strip() == name:
                 found.append(pid)
     return found
+
+
+async def test_where_the_analysis_allows_it_the_next_execution_goes_on_from_finished_rules() -> None:
+    async with execution_node(IN_TWO_STEPS, resumable=True) as node:
+        run_id = await node.submit()
+        await at_work(node, run_id, rule=2)
+        assert "counted" in node.log(run_id)
+        (node.work(run_id) / "summary.json").write_text("half of it")
+        kill_worker(node)
+        await finish(node, run_id, 2)
+        assert "begins with 1 files" in node.log(run_id, 2)
+        assert "counted" not in node.log(run_id, 2)
 
 
 async def test_a_broker_that_dies_and_forgets_everything_loses_no_run() -> None:

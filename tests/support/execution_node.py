@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -42,7 +43,7 @@ from node_agent.scheduling import RunQueue
 from node_agent.store.models import RunRow
 from node_agent.store.outbox import command_cursor
 from tests.support.agent import (
-    BUNDLE,
+    MANIFEST,
     OPEN_POLICY,
     Bench,
     approved_by,
@@ -68,10 +69,30 @@ rule wait:
     shell: "while [ ! -e go ]; do sleep 0.02; done; cp {params.bundle}/counts.json {output}"
 """
 
+# The same, after a rule that takes its time to compute something once.
+IN_TWO_STEPS = """
+rule all:
+    input: "summary.json"
 
-def bundle_of(snakefile: str) -> Mapping[str, bytes]:
+rule count:
+    output: "counts/of.txt"
+    shell: "echo counted; echo 42 > {output}"
+
+rule wait:
+    input: "counts/of.txt"
+    output: "summary.json"
+    params: bundle=config["bundle"]
+    shell: "while [ ! -e go ]; do sleep 0.02; done; grep -q 42 {input}; cp {params.bundle}/counts.json {output}"
+"""
+
+
+def bundle_of(snakefile: str, *, resumable: bool = False) -> Mapping[str, bytes]:
     """Return a bundle with this Snakefile and an honest summary to copy."""
-    return {**BUNDLE, "Snakefile": snakefile.encode(), "counts.json": collected().encode()}
+    return {
+        "manifest.json": json.dumps({**MANIFEST, "resumable": resumable}).encode(),
+        "Snakefile": snakefile.encode(),
+        "counts.json": collected().encode(),
+    }
 
 
 @dataclass
@@ -194,9 +215,9 @@ class ExecutionNode:
         return ""
 
 
-async def at_work(node: ExecutionNode, run_id: str, execution: int = 1) -> None:
-    """Return when the run's rule waits in its box."""
-    lock = node.work(run_id, execution).with_name(f"{execution}.ctl") / "rule-1.lock"
+async def at_work(node: ExecutionNode, run_id: str, execution: int = 1, rule: int = 1) -> None:
+    """Return when the execution is at its rule number ``rule``, which waits in its box."""
+    lock = node.work(run_id, execution).with_name(f"{execution}.ctl") / f"rule-{rule}.lock"
     await node.until(run_id, lambda run: run.execution == execution and lock.exists())
 
 
@@ -234,12 +255,16 @@ def _api(bench: Bench) -> LocalApi:
 
 @contextlib.asynccontextmanager
 async def execution_node(
-    snakefile: str = WAITS, policy: Mapping[str, Any] = OPEN_POLICY, *, workers: bool = True
+    snakefile: str = WAITS,
+    policy: Mapping[str, Any] = OPEN_POLICY,
+    *,
+    workers: bool = True,
+    resumable: bool = False,
 ) -> AsyncIterator[ExecutionNode]:
     """Start a node whose one analysis is ``snakefile``; stop all of it."""
     folder = Path(tempfile.mkdtemp(prefix="hansa-node-", dir="/tmp"))
     now = utc_now()
-    world = make_world(folder / "analysis", now, bundle_of(snakefile))
+    world = make_world(folder / "analysis", now, bundle_of(snakefile, resumable=resumable))
     bench = open_bench(create_state_folder(folder / "state"), world, policy)
     bench.now = now
     approval = standing(analysis=world.analysis, not_before=now, not_after=now + timedelta(days=300))
