@@ -20,7 +20,7 @@ import json
 import os
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,6 +29,7 @@ import structlog
 
 from hansa.contract.ids import is_run_id
 from hansa.contract.manifest import Limits
+from node_agent.execution.resumption import note_finished
 from node_agent.execution.run_log import RunLog
 from node_agent.execution.sandbox import BoxSpec, Sandbox, SandboxError
 from snakemake_executor_plugin_hansa.channel import (
@@ -89,7 +90,9 @@ class RuleDesk:
         self._execution = int(execution)
         self._buffer = b""
         self._last = 0
+        self._work, self._resumable = spec.work, spec.resumable
         self._open: dict[int, int] = {}  # tries by rule number
+        self._outputs: dict[int, Sequence[str]] = {}
         self._sent: dict[int, float] = {}
         self._unsent: set[int] = set()
         # Whether a rule ended by the signal that nobody can catch, or its workers were lost again and again.
@@ -117,6 +120,8 @@ class RuleDesk:
         files = _Files(self._folder, request.number)
         files.command.write_text(request.command, encoding="utf-8")
         self._open[request.number] = 0
+        if self._resumable:
+            self._outputs[request.number] = request.outputs
         self._send(request.number)
 
     def _send(self, number: int) -> None:
@@ -147,6 +152,9 @@ class RuleDesk:
         del self._open[number]
         self._sent.pop(number, None)
         self.has_lost_rule |= status == _LOST
+        outputs = self._outputs.pop(number, ())
+        if status == 0 and outputs:
+            note_finished(self._folder, self._work, outputs)
         files = _Files(self._folder, number)
         with contextlib.suppress(OSError):
             self._log.write(files.log.read_bytes())

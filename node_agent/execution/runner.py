@@ -31,6 +31,7 @@ from node_agent.execution.agent_client import Claimed, Finish, Outcome
 from node_agent.execution.collector import OutputError, collect
 from node_agent.execution.heart import Heart
 from node_agent.execution.layout import BOX_GID, BOX_UID
+from node_agent.execution.resumption import carry_over
 from node_agent.execution.rules import EnqueueRule, RuleDesk
 from node_agent.execution.run_log import RunLog
 from node_agent.execution.sandbox import Box, BoxSpec, Program, Sandbox, SandboxError
@@ -44,6 +45,7 @@ _READ_BYTES: Final = 1 << 18
 _PIPE_BYTES: Final = 1 << 20
 # What the fork server's child ends with when it could not even enter the box.
 _NOT_ENTERED: Final = 70
+_PARAMETERS: Final = "params.json"
 _KILLED: Final = 128 + signal.SIGKILL
 # The next execution may do better: these cost an execution, and only the last one ends the run.
 _WORTH_ANOTHER_TRY: Final = frozenset({RunReason.RUN_LOST, RunReason.SANDBOX_FAILED})
@@ -110,8 +112,9 @@ class Runner:
         """
         _log.info("run_started", run_id=claimed.run_id, execution=claimed.execution)
         _make_folders(claimed)
+        resumable = _is_resumable(claimed)
         with RunLog(claimed.control_dir / "log") as log:
-            reason, summary = self._outcome(claimed, heart, log)
+            reason, summary = self._outcome(claimed, heart, log, resumable=resumable)
             if heart.superseded:
                 _log.info("run_superseded", run_id=claimed.run_id, execution=claimed.execution)
                 return None
@@ -133,9 +136,13 @@ class Runner:
         outcome = Outcome.LOST if reason in _WORTH_ANOTHER_TRY else Outcome.FAILED
         return report(outcome=outcome, reason=reason, incident=incident)
 
-    def _outcome(self, claimed: Claimed, heart: Heart, log: RunLog) -> tuple[RunReason | None, str | None]:
+    def _outcome(
+        self, claimed: Claimed, heart: Heart, log: RunLog, *, resumable: bool
+    ) -> tuple[RunReason | None, str | None]:
         try:
-            ending = self._execute(claimed, heart, log)
+            if resumable:
+                _carry_over(claimed, log)
+            ending = self._execute(claimed, heart, log, resumable=resumable)
             reason = failure(ending)
             if reason is not None:
                 return reason, None
@@ -148,7 +155,7 @@ class Runner:
             log.write(f"\nhansa: {error}\n".encode())
             return RunReason.SANDBOX_FAILED, None
 
-    def _execute(self, claimed: Claimed, heart: Heart, log: RunLog) -> Ending:
+    def _execute(self, claimed: Claimed, heart: Heart, log: RunLog, *, resumable: bool) -> Ending:
         """Run the workflow in a box and take the box down."""
         spec = BoxSpec(
             name=claimed.name,
@@ -156,6 +163,7 @@ class Runner:
             data=claimed.snapshot_dir,
             work=claimed.work_dir,
             limits=claimed.limits,
+            resumable=resumable,
         )
         with contextlib.ExitStack() as stack:
             box = self.sandbox.open(spec)
@@ -299,13 +307,32 @@ def _make_folders(claimed: Claimed) -> None:
             shutil.rmtree(folder)
     work.mkdir(mode=0o711, parents=True)
     control.mkdir(mode=0o700)
-    parameters = work / "params.json"
+    parameters = work / _PARAMETERS
     parameters.write_text(json.dumps(dict(claimed.parameters)))
     parameters.chmod(0o444)
     # bubblewrap enters it before it drops to the box's user; the folders above are closed to others.
     work.chmod(0o711)
     if os.geteuid() == 0:
         os.chown(work, BOX_UID, BOX_GID)
+
+
+def _is_resumable(claimed: Claimed) -> bool:
+    try:
+        return parse_manifest((claimed.bundle_dir / "manifest.json").read_bytes()).resumable
+    except (HansaError, OSError):
+        return False
+
+
+def _carry_over(claimed: Claimed, log: RunLog) -> None:
+    """Begin with what finished rules of the execution before left; the box's user may write it."""
+    count = carry_over(claimed.control_dir, claimed.work_dir)
+    if not count:
+        return
+    log.write(f"hansa: begins with {count} files of the execution before\n".encode())
+    if os.geteuid() == 0:
+        for path in claimed.work_dir.rglob("*"):
+            if path != claimed.work_dir / _PARAMETERS:
+                os.chown(path, BOX_UID, BOX_GID, follow_symlinks=False)
 
 
 def _summary(claimed: Claimed) -> str:

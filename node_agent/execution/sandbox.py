@@ -33,6 +33,8 @@ class BoxSpec:
     data: Path
     work: Path
     limits: Limits
+    # Whether what finished rules leave is noted, for an execution after this one.
+    resumable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

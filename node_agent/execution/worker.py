@@ -71,7 +71,7 @@ class _Child:
         self._started = self._next_start = 0.0
 
     def _fresh(self) -> Iterator[float]:
-        return delays(random.random, first=0.2, most=10.0)
+        return delays(random.random, first=0.2, most=4.0)
 
     def tend(self, now: float) -> None:
         """Start it if it does not run and its delay is over."""

@@ -7,28 +7,15 @@ import contextlib
 import os
 import shutil
 import signal
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.support.execution_cluster import processes_of
-from tests.support.execution_node import PATIENCE, ExecutionNode, execution_node
+from tests.support.execution_node import IN_TWO_STEPS, PATIENCE, ExecutionNode, at_work, execution_node, kill_worker
 
 pytestmark = pytest.mark.slow
-
-
-async def at_work(node: ExecutionNode, run_id: str, execution: int = 1) -> None:
-    """Return when the run's rule waits in its box."""
-    lock = node.work(run_id, execution).with_name(f"{execution}.ctl") / "rule-1.lock"
-    await node.until(run_id, lambda run: run.execution == execution and lock.exists())
-
-
-def kill_worker(node: ExecutionNode) -> None:
-    """Kill the program that is at the runs, below the supervisor."""
-    supervisor = node.workers[0].pid
-    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-    (worker,) = (pid for pid in children if b"\0runs\0" in Path(f"/proc/{pid}/cmdline").read_bytes())
-    os.kill(int(worker), signal.SIGKILL)
 
 
 async def finish(node: ExecutionNode, run_id: str, execution: int) -> None:
@@ -112,6 +99,18 @@ def named(pids: list[int], name: str) -> list[int]:
     return found
 
 
+async def test_where_the_analysis_allows_it_the_next_execution_goes_on_from_finished_rules() -> None:
+    async with execution_node(IN_TWO_STEPS, resumable=True) as node:
+        run_id = await node.submit()
+        await at_work(node, run_id, rule=2)
+        assert "counted" in node.log(run_id)
+        (node.work(run_id) / "summary.json").write_text("half of it")
+        kill_worker(node)
+        await finish(node, run_id, 2)
+        assert "begins with 1 files" in node.log(run_id, 2)
+        assert "counted" not in node.log(run_id, 2)
+
+
 async def test_a_broker_that_dies_and_forgets_everything_loses_no_run() -> None:
     async with execution_node(workers=False) as node:
         runs = [await node.submit() for _ in range(3)]
@@ -128,3 +127,35 @@ def lose_broker(node: ExecutionNode) -> None:
     os.kill(int((node.path / "broker" / "redis.pid").read_text()), signal.SIGKILL)
     shutil.rmtree(node.path / "broker" / "appendonlydir")
     node.broker.ensure_running()
+
+
+async def test_what_a_frozen_worker_cannot_end_is_ended_by_the_agent() -> None:
+    async with execution_node() as node:
+        run_id = await node.submit(deadline=timedelta(seconds=25))
+        await at_work(node, run_id)
+        # Frozen, it does not hear that the time is over.
+        freeze_workers(node)
+        await node.until(run_id, lambda run: run.state == "EXPIRED")
+        async with asyncio.timeout(PATIENCE):
+            while processes_of(node.work(run_id)):  # noqa: ASYNC110 - the kernel rings no bell
+                await asyncio.sleep(0.05)
+        thaw_workers(node)
+
+
+def freeze_workers(node: ExecutionNode) -> None:
+    """Stop the supervisor and the programs below it."""
+    for pid in programs(node):
+        os.kill(pid, signal.SIGSTOP)
+
+
+def thaw_workers(node: ExecutionNode) -> None:
+    """Let them go on."""
+    for pid in programs(node):
+        os.kill(pid, signal.SIGCONT)
+
+
+def programs(node: ExecutionNode) -> list[int]:
+    """Return the supervisor and the worker programs."""
+    supervisor = node.workers[0].pid
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    return [supervisor, *(int(pid) for pid in children)]

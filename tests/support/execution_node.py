@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
 import shutil
 import signal
 import socket
@@ -42,7 +44,7 @@ from node_agent.scheduling import RunQueue
 from node_agent.store.models import RunRow
 from node_agent.store.outbox import command_cursor
 from tests.support.agent import (
-    BUNDLE,
+    MANIFEST,
     OPEN_POLICY,
     Bench,
     approved_by,
@@ -68,10 +70,30 @@ rule wait:
     shell: "while [ ! -e go ]; do sleep 0.02; done; cp {params.bundle}/counts.json {output}"
 """
 
+# The same, after a rule that takes its time to compute something once.
+IN_TWO_STEPS = """
+rule all:
+    input: "summary.json"
 
-def bundle_of(snakefile: str) -> Mapping[str, bytes]:
+rule count:
+    output: "counts/of.txt"
+    shell: "echo counted; echo 42 > {output}"
+
+rule wait:
+    input: "counts/of.txt"
+    output: "summary.json"
+    params: bundle=config["bundle"]
+    shell: "while [ ! -e go ]; do sleep 0.02; done; grep -q 42 {input}; cp {params.bundle}/counts.json {output}"
+"""
+
+
+def bundle_of(snakefile: str, *, resumable: bool = False) -> Mapping[str, bytes]:
     """Return a bundle with this Snakefile and an honest summary to copy."""
-    return {**BUNDLE, "Snakefile": snakefile.encode(), "counts.json": collected().encode()}
+    return {
+        "manifest.json": json.dumps({**MANIFEST, "resumable": resumable}).encode(),
+        "Snakefile": snakefile.encode(),
+        "counts.json": collected().encode(),
+    }
 
 
 @dataclass
@@ -165,7 +187,7 @@ class ExecutionNode:
             }
         )
         run = await self.bench.offer(offer(spec))
-        assert run.state == "QUEUED", run.reason
+        assert run.state != "DECLINED", run.reason
         self.bench.bells.ring()
         return run.run_id
 
@@ -192,6 +214,20 @@ class ExecutionNode:
         with contextlib.suppress(FileNotFoundError):
             return (self.path / "runs" / run_id / f"{execution}.ctl" / "log").read_text(errors="replace")
         return ""
+
+
+async def at_work(node: ExecutionNode, run_id: str, execution: int = 1, rule: int = 1) -> None:
+    """Return when the execution is at its rule number ``rule``, which waits in its box."""
+    lock = node.work(run_id, execution).with_name(f"{execution}.ctl") / f"rule-{rule}.lock"
+    await node.until(run_id, lambda run: run.execution == execution and lock.exists())
+
+
+def kill_worker(node: ExecutionNode) -> None:
+    """Kill the program that is at the runs, below the supervisor."""
+    supervisor = node.workers[0].pid
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    (worker,) = (pid for pid in children if b"\0runs\0" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(int(worker), signal.SIGKILL)
 
 
 def _api(bench: Bench) -> LocalApi:
@@ -221,12 +257,16 @@ def _api(bench: Bench) -> LocalApi:
 
 @contextlib.asynccontextmanager
 async def execution_node(
-    snakefile: str = WAITS, policy: Mapping[str, Any] = OPEN_POLICY, *, workers: bool = True
+    snakefile: str = WAITS,
+    policy: Mapping[str, Any] = OPEN_POLICY,
+    *,
+    workers: bool = True,
+    resumable: bool = False,
 ) -> AsyncIterator[ExecutionNode]:
     """Start a node whose one analysis is ``snakefile``; stop all of it."""
     folder = Path(tempfile.mkdtemp(prefix="hansa-node-", dir="/tmp"))
     now = utc_now()
-    world = make_world(folder / "analysis", now, bundle_of(snakefile))
+    world = make_world(folder / "analysis", now, bundle_of(snakefile, resumable=resumable))
     bench = open_bench(create_state_folder(folder / "state"), world, policy)
     bench.now = now
     approval = standing(analysis=world.analysis, not_before=now, not_after=now + timedelta(days=300))

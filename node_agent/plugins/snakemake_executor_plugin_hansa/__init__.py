@@ -9,6 +9,7 @@ mounts, and to hear how that ended. Only ``shell:`` rules can be asked for: a
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,7 +71,13 @@ class Executor(RealExecutor):  # type: ignore[misc] # Snakemake is untyped
             self._open[number] = info
         self.report_job_submission(info)
         self._channel.send_request(
-            RuleRequest(number=number, rule=str(job.rule.name), threads=int(job.threads), command=str(job.shellcmd))
+            RuleRequest(
+                number=number,
+                rule=str(job.rule.name),
+                threads=int(job.threads),
+                command=str(job.shellcmd),
+                outputs=[os.path.relpath(str(path)) for path in job.output],
+            )
         )
 
     def _listen(self) -> None:

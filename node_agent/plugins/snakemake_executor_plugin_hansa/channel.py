@@ -10,13 +10,13 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Final
 
 MAX_REQUEST_BYTES: Final = 1 << 20
 MAX_RULES: Final = 100_000
 _MAX_NAME: Final = 256
-_FIELDS: Final = {"number": int, "rule": str, "threads": int, "command": str}
+_FIELDS: Final = {"number": int, "rule": str, "threads": int, "command": str, "outputs": list}
 
 
 class ChannelError(ValueError):
@@ -27,13 +27,15 @@ class ChannelError(ValueError):
 class RuleRequest:
     """One rule's job that shall run.
 
-    ``number`` counts from 1 within the run, without gaps.
+    ``number`` counts from 1 within the run, without gaps. ``outputs`` are the
+    files that the rule is to leave, by path in the scratch folder.
     """
 
     number: int
     rule: str
     threads: int
     command: str
+    outputs: list[str] = field(default_factory=list)
 
 
 def parse_request(line: bytes, expected_number: int) -> RuleRequest:
@@ -53,6 +55,8 @@ def parse_request(line: bytes, expected_number: int) -> RuleRequest:
         or expected_number > MAX_RULES
     ):
         raise ChannelError("a request out of order")
+    if not all(isinstance(path, str) for path in request.outputs):
+        raise ChannelError("an output without a path")
     if len(request.rule) > _MAX_NAME or request.threads < 1 or "\0" in request.command:
         raise ChannelError("a request out of bounds")
     return request

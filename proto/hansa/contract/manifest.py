@@ -123,6 +123,8 @@ class Manifest(_Strict):
     # The rule set that judges the summary, by name; see node_agent/disclosure.
     disclosure: Literal["allele-counts"]
     limits: Limits = Limits()
+    # Whether an execution may begin with what finished rules of a lost one left.
+    resumable: bool = False
 
     @model_validator(mode="after")
     def _names_are_plain(self) -> Manifest:
