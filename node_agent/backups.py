@@ -23,8 +23,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hansa.contract.errors import HansaError, Reason
-from hansa.contract.generation import raised
-from hansa.runtime.backups import STORE, Manifest, beside, making, move_in, put, seal, verify
+from hansa.runtime.backups import STORE, Manifest, beside, making, move_in, next_generation, put, seal, verify
 from hansa.runtime.clock import Clock
 from hansa.runtime.sqlite import copy_store, damage_named, open_reader
 from node_agent.audit.entries import store_restored
@@ -167,7 +166,7 @@ def restore(backup: Path, place: Path, wanted: Wanted, *, by: str, now: datetime
         if not (part.path / _DATASETS).exists() and old_state.datasets.is_dir():
             shutil.copytree(old_state.datasets, part.datasets, copy_function=_share)
         create_state_folder(part.path)
-        generation = raised(max(manifest.generation, known), above=wanted.above, now=now)
+        generation = next_generation(backup, manifest, known, wanted.above)
         copy_store(backup / STORE, part.database)
         missing = _begin_anew(part, named, lambda session: _raise(session, generation, by, now))
         old = move_in(part.path, place, now)
