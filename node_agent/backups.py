@@ -36,6 +36,7 @@ from node_agent.store.outbox import store_row
 OF: Final = "node"
 _FILES: Final = ("agent.toml", "policy.toml")
 _FOLDERS: Final = ("keys", "trust", "analyses")
+_SHOWN_FOLDER, _SHOWN_FILE = 0o755, 0o444
 _KEYS, _DATASETS = "keys", "datasets"
 
 
@@ -168,6 +169,7 @@ def restore(backup: Path, place: Path, wanted: Wanted, *, by: str, now: datetime
         create_state_folder(part.path)
         generation = next_generation(backup, manifest, known, wanted.above)
         copy_store(backup / STORE, part.database)
+        _open_to_sandboxes(part)
         missing = _begin_anew(part, named, lambda session: _raise(session, generation, by, now))
         old = move_in(part.path, place, now)
     return Restored(manifest=manifest, generation=generation, old=old, missing=missing)
@@ -190,6 +192,18 @@ def _lay_out(backup: Path, part: StateFolder, manifest: Manifest, wanted: Wanted
         source = (wanted.keys_from or backup) / name if name == _KEYS else backup / name
         if source.exists():
             put(source, part.path / name)
+
+
+def _open_to_sandboxes(part: StateFolder) -> None:
+    """Let analyses and snapshots be read, and not written, by any user: a sandbox has one of its own.
+
+    In the backup they are closed like all else; the state folder around them stays closed.
+    """
+    bundles, snapshots = part.analyses.glob("*"), part.datasets.glob("*/*")
+    for folder in (*bundles, *snapshots):
+        for path in (*folder.rglob("*"), folder):
+            if not path.is_symlink():
+                path.chmod(_SHOWN_FOLDER if path.is_dir() else _SHOWN_FILE)
 
 
 def _generation(path: Path) -> int:
