@@ -26,8 +26,7 @@ from coordinator.store.database import Database
 from coordinator.store.federation import read_federation
 from coordinator.trust_keys import TRUST_FOLDER, load_trust_keys
 from hansa.contract.errors import HansaError, Reason
-from hansa.contract.generation import raised
-from hansa.runtime.backups import STORE, Manifest, beside, making, move_in, put, seal, verify
+from hansa.runtime.backups import STORE, Manifest, beside, making, move_in, next_generation, put, seal, verify
 from hansa.runtime.durable import write_durably
 
 OF: Final = "coordinator"
@@ -122,7 +121,7 @@ def restore(backup: Path, state_dir: Path, wanted: Wanted, act: Act) -> Restored
     manifest = check(backup)
     place = state_dir.resolve()
     with _stopped(place) as known, beside(place) as part:
-        generation = raised(max(manifest.generation, known), above=wanted.above, now=act.now)
+        generation = next_generation(backup, manifest, known, wanted.above)
         _lay_out(backup, part, manifest, wanted)
         config = _configured(part, wanted.database)
         url = make_url(config.database_url(place))

@@ -23,8 +23,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hansa.contract.errors import HansaError, Reason
-from hansa.contract.generation import raised
-from hansa.runtime.backups import STORE, Manifest, beside, making, move_in, put, seal, verify
+from hansa.runtime.backups import STORE, Manifest, beside, making, move_in, next_generation, put, seal, verify
 from hansa.runtime.clock import Clock
 from hansa.runtime.sqlite import copy_store, damage_named, open_reader
 from node_agent.audit.entries import store_restored
@@ -37,6 +36,7 @@ from node_agent.store.outbox import store_row
 OF: Final = "node"
 _FILES: Final = ("agent.toml", "policy.toml")
 _FOLDERS: Final = ("keys", "trust", "analyses")
+_SHOWN_FOLDER, _SHOWN_FILE = 0o755, 0o444
 _KEYS, _DATASETS = "keys", "datasets"
 
 
@@ -167,8 +167,9 @@ def restore(backup: Path, place: Path, wanted: Wanted, *, by: str, now: datetime
         if not (part.path / _DATASETS).exists() and old_state.datasets.is_dir():
             shutil.copytree(old_state.datasets, part.datasets, copy_function=_share)
         create_state_folder(part.path)
-        generation = raised(max(manifest.generation, known), above=wanted.above, now=now)
+        generation = next_generation(backup, manifest, known, wanted.above)
         copy_store(backup / STORE, part.database)
+        _open_to_sandboxes(part)
         missing = _begin_anew(part, named, lambda session: _raise(session, generation, by, now))
         old = move_in(part.path, place, now)
     return Restored(manifest=manifest, generation=generation, old=old, missing=missing)
@@ -191,6 +192,18 @@ def _lay_out(backup: Path, part: StateFolder, manifest: Manifest, wanted: Wanted
         source = (wanted.keys_from or backup) / name if name == _KEYS else backup / name
         if source.exists():
             put(source, part.path / name)
+
+
+def _open_to_sandboxes(part: StateFolder) -> None:
+    """Let analyses and snapshots be read, and not written, by any user: a sandbox has one of its own.
+
+    In the backup they are closed like all else; the state folder around them stays closed.
+    """
+    bundles, snapshots = part.analyses.glob("*"), part.datasets.glob("*/*")
+    for folder in (*bundles, *snapshots):
+        for path in (*folder.rglob("*"), folder):
+            if not path.is_symlink():
+                path.chmod(_SHOWN_FOLDER if path.is_dir() else _SHOWN_FILE)
 
 
 def _generation(path: Path) -> int:

@@ -224,6 +224,7 @@ def _disk_full(error: DBAPIError) -> bool:
 def _open_sqlite(path: Path) -> Database:
     check_place(path)
     lock = StoreLock.take(path)
+    path.touch(mode=0o600)
     engine = _sqlite(path)
     try:
         with engine.connect() as connection:

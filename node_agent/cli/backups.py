@@ -105,4 +105,6 @@ def _show(invocation: Invocation, facts: dict[str, Any]) -> None:
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(value) or "none"
-    return {None: "nothing", True: "yes", False: "no"}.get(value, str(value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "nothing" if value is None else str(value)

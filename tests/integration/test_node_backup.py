@@ -95,6 +95,21 @@ def test_at_another_place_datasets_that_are_not_there_are_named(bench: Bench, tm
     assert Path(folder).is_dir()
 
 
+def test_sandboxes_can_read_what_was_restored_for_them_and_nobody_can_enter_the_state_folder(
+    bench: Bench, tmp_path: Path
+) -> None:
+    bench.database.close()
+    back_up(bench.state, tmp_path / "backup", Content(datasets=True), START)
+    restore(tmp_path / "backup", tmp_path / "new", Wanted(), by="ops", now=START)
+    shown = [*(tmp_path / "new" / "analyses").glob("*"), *(tmp_path / "new" / "datasets").glob("*/*")]
+    files = [path for folder in shown for path in (folder, *folder.rglob("*"))]
+    assert len(shown) == 2
+    for path in files:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o444), path
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "new" / KEY).stat().st_mode) == 0o600
+
+
 def test_an_agent_that_runs_is_not_restored_over(bench: Bench, tmp_path: Path) -> None:
     back_up(bench.state, tmp_path / "backup", Content(), START)
     with lock_state_folder(bench.state), pytest.raises(HansaError) as refused:
@@ -141,6 +156,7 @@ def test_the_generation_lies_above_what_the_operator_knows_of(bench: Bench, tmp_
     """A restored store that kept its generation would pass for the one that its peers know."""
     bench.database.close()
     back_up(bench.state, tmp_path / "backup", Content(), START)
-    restore(tmp_path / "backup", tmp_path / "new", Wanted(above=1 << 40), by="ops", now=START)
+    restore(tmp_path / "backup", tmp_path / "new", Wanted(above=500), by="ops", now=START)
     found = facts(tmp_path / "new" / "node.db")
-    assert (found["generation"], len(found["folders"])) == ((1 << 40) + 1, 1)
+    assert found["generation"] > 500
+    assert len(found["folders"]) == 1

@@ -6,19 +6,24 @@ has forgotten what came after its backup, and says so by a higher generation.
 
 from __future__ import annotations
 
-from datetime import datetime
+from typing import Final
+
+# Peers take a leap of a thousand for a forgery; many restores that they never see must stay below it.
+MOST_DRAWN: Final = 16
 
 
-def raised(known: int, *, above: int = 0, now: datetime) -> int:
-    """Return the generation of a store that is restored ``now``.
-
-    It is the time in seconds, unless a larger one is known already: so two
-    restores of one backup have different generations, and the later one the
-    higher, although neither knows of the other.
+def raised(*known: int, draw: int) -> int:
+    """Return the generation of a store that is restored: above all that are known.
 
     Args:
-        known: the highest generation in the backup, and in the store that it replaces.
-        above: what the peers are known to have seen; for a clock that is behind.
-        now: aware UTC time.
+        known: those of the backup, of the store that it replaces, of earlier
+            restores of the same backup, and what the operator knows of.
+        draw: a random number below ``MOST_DRAWN``, so that two restores of one
+            backup, of which neither knows, are hardly ever taken for one.
+
+    Raises:
+        ValueError: ``draw`` is out of its range.
     """
-    return max(known + 1, above + 1, int(now.timestamp()))
+    if not 0 <= draw < MOST_DRAWN:
+        raise ValueError(f"draw must be 0 to {MOST_DRAWN - 1}, got {draw}")
+    return max(known) + 1 + draw

@@ -7,6 +7,7 @@ half of either.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -26,11 +27,14 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hansa.contract.errors import HansaError, Reason
+from hansa.contract.generation import MOST_DRAWN, raised
 from hansa.runtime.durable import sync_folder, write_durably
 from hansa.runtime.sqlite import check_file
 
 MANIFEST: Final = "manifest.json"
 STORE: Final = "store.db"
+# The highest generation that was restored from here; beside the manifest, since it comes later.
+RESTORED: Final = "restored"
 _FORMAT: Final = 1
 _AT_CWD, _EXCHANGE = -100, 2
 
@@ -156,7 +160,7 @@ def verify(folder: Path, of: str) -> Manifest:
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
         found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
-        _compare(folder, manifest, found - {MANIFEST})
+        _compare(folder, manifest, found - {MANIFEST, RESTORED})
         check_file(folder / STORE)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
@@ -168,6 +172,31 @@ def verify(folder: Path, of: str) -> Manifest:
     if manifest.of != of:
         raise _invalid(f"it is one of a {manifest.of}")
     return manifest
+
+
+def next_generation(backup: Path, manifest: Manifest, *known: int) -> int:
+    """Return the generation of a store that is restored from ``backup`` now, and note it there.
+
+    Where that cannot be written, two restores may only by chance have one generation.
+    """
+    try:
+        noted = int((backup / RESTORED).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        noted = 0
+    generation = raised(manifest.generation, noted, *known, draw=secrets.randbelow(MOST_DRAWN))
+    with contextlib.suppress(OSError):
+        _note(backup / RESTORED, generation)
+    return generation
+
+
+def _note(path: Path, number: int) -> None:
+    # In place and in one write, never shorter than before: no second file may lie in a backup, not even for a moment.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.pwrite(descriptor, b"%d\n" % number, 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _compare(folder: Path, manifest: Manifest, found: set[str]) -> None:
