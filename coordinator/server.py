@@ -7,10 +7,12 @@ one: people have none, and who enrols has none yet.
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Final
 
 import grpc
 import structlog
@@ -21,6 +23,9 @@ from hansa.contract.errors import HansaError, Reason
 from hansa.runtime.channels import SERVER_OPTIONS, SHORT_CONNECTION_OPTIONS
 
 _log = structlog.get_logger(__name__)
+
+# Three listeners with all the connections that they take, and room for the store.
+_MOST_FILES: Final = 16_384
 
 AddServicer = Callable[[grpc.aio.Server], None]
 
@@ -50,6 +55,14 @@ def mutual_credentials(keys: Keys) -> grpc.ServerCredentials:
         root_certificates=keys.node_ca.certificate_pem,
         require_client_auth=True,
     )
+
+
+def allow_many_files() -> None:
+    """Let this process have as many connections as its listeners take, if the system does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 @dataclass(frozen=True, slots=True)

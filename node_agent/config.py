@@ -232,10 +232,13 @@ class LocalSettings:
     stop_seconds: int = 30
     # Where figures are served, on loopback only; absent: not at all.
     metrics_port: int | None = None
+    # How long a stopping worker lets its runs finish; the agent starts again what was cut short.
+    worker_stop_seconds: int = 5
 
     def __post_init__(self) -> None:
-        if not _is_count(self.stop_seconds, _MAX_STOP_SECONDS):
-            raise _invalid("stop_seconds", f"must be 1 to {_MAX_STOP_SECONDS}")
+        for name in ("stop_seconds", "worker_stop_seconds"):
+            if not _is_count(getattr(self, name), _MAX_STOP_SECONDS):
+                raise _invalid(name, f"must be 1 to {_MAX_STOP_SECONDS}")
         if not _is_count(self.slots, _MAX_SLOTS):
             raise _invalid("slots", f"must be 1 to {_MAX_SLOTS}")
         for name in ("reserve_mib", "free_mib"):

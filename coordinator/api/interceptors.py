@@ -142,8 +142,9 @@ class Boundary(grpc.aio.ServerInterceptor):
         return wrapped
 
     async def _fail(self, call: _Call, error: Exception, *, log: bool = True) -> None:
-        # A flood must not fill the disk with the news of itself.
-        log = log and self._told.take(call.caller, call.method, per_minute=_TOLD_PER_MINUTE) == 0
+        # A flood must not fill the disk with the news of itself, nor hide those of others.
+        who = address_of(call.context.peer()) if call.caller == _NOBODY else call.caller
+        log = log and self._told.take(who, call.method, per_minute=_TOLD_PER_MINUTE) == 0
         # A peer that has gone gets no status.
         with suppress(grpc.aio.InternalError):
             await fail(call.context, error, method=call.method, caller=call.caller, log=log)

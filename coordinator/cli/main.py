@@ -23,6 +23,7 @@ from coordinator.cli.operation import drain, status
 from coordinator.config import SERVER_CA_FILE, Config, load_config, make_config
 from coordinator.doctor import FAILED, examine
 from coordinator.founding import Founding, check_free, found
+from coordinator.server import allow_many_files
 from coordinator.services.erasure import erase_words
 from coordinator.services.nodes import Act
 from coordinator.services.trust import federation_of
@@ -130,6 +131,7 @@ def serve(state_dir: Path) -> None:
 
 
 async def _serve(state_dir: Path) -> None:
+    allow_many_files()
     config = load_config(state_dir)
     stop = stop_on_signals("coordinator", timedelta(seconds=config.stop_seconds))
     foundation = await asyncio.to_thread(open_foundation, state_dir, utc_now)

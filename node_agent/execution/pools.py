@@ -15,6 +15,7 @@ import socket
 import time
 import warnings
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -22,13 +23,14 @@ from typing import Any, Final
 import redis
 import structlog
 from celery import Celery
-from celery.signals import setup_logging
+from celery.signals import setup_logging, worker_shutting_down
 
 from hansa.contract.errors import RunReason
 from hansa.contract.ids import is_run_id
 from hansa.runtime.backoff import delays
 from hansa.runtime.clock import utc_now
 from hansa.runtime.logging import about
+from hansa.runtime.stopping import cut_short_after
 from node_agent.config import StateFolder, load_settings
 from node_agent.execution.agent_client import (
     AgentAwayError,
@@ -74,6 +76,9 @@ def serve_pool(state_dir: Path, pool: str, slots: int) -> int:
             _add_run_task(app, state, sandbox, worker)
         else:
             _add_rule_task(app, state_dir, sandbox)
+        # Celery waits for what runs, however long that takes.
+        patience = timedelta(seconds=settings.worker_stop_seconds)
+        worker_shutting_down.connect(lambda **_: cut_short_after(patience, f"worker-{pool}"), weak=False)
         return _consume(app, RUN_QUEUE if pool == "runs" else RULE_QUEUE, slots)
 
 

@@ -25,12 +25,11 @@ import structlog
 from hansa.contract.errors import HansaError
 from hansa.runtime.backoff import delays
 from hansa.runtime.logging import set_up_logging
-from node_agent.config import StateFolder, load_config
+from node_agent.config import StateFolder, load_config, load_settings
 
 _log = structlog.get_logger(__name__)
 
 POOLS: Final = ("runs", "rules", "all")
-_STOP_PATIENCE_SECONDS: Final = 5.0
 _SUPERVISE_SECONDS: Final = 0.2
 # A worker that lived this long did start: the next failure waits shortly again.
 _SETTLED_SECONDS: Final = 30.0
@@ -40,7 +39,7 @@ _PR_SET_PDEATHSIG: Final = 1
 def run_worker(state_dir: Path, pool: str, slots: int) -> int:
     """Work until told to stop (SIGTERM, SIGINT); return the exit status.
 
-    SIGTERM lets what runs finish. The supervisor waits five seconds for that;
+    SIGTERM lets what runs finish, for ``worker_stop_seconds`` of ``agent.toml``;
     what still runs then is killed with all of its processes, and the agent
     starts it again with its next execution.
 
@@ -54,7 +53,8 @@ def run_worker(state_dir: Path, pool: str, slots: int) -> int:
     """
     set_up_logging(f"worker-{pool}", node=_node_of(state_dir))
     if pool == "all":
-        return _Supervisor(state_dir.absolute(), slots).run()
+        patience = load_settings(StateFolder(state_dir)).worker_stop_seconds
+        return _Supervisor(state_dir.absolute(), slots, patience).run()
     # The supervisor has no use for Celery and all that comes with it.
     from node_agent.execution.pools import serve_pool
 
@@ -96,6 +96,7 @@ class _Child:
         try:
             self._process.wait(max(give_up - time.monotonic(), 0))
         except subprocess.TimeoutExpired:
+            _log.warning("worker_cut_short", pool=self.pool)
             self._process.kill()
             self._process.wait()
 
@@ -108,7 +109,8 @@ class _Child:
 class _Supervisor:
     """Keeps one program per pool alive."""
 
-    def __init__(self, state_dir: Path, slots: int) -> None:
+    def __init__(self, state_dir: Path, slots: int, patience_seconds: float) -> None:
+        self._patience_seconds = patience_seconds
         program = [sys.executable, "-m", "node_agent.execution.worker"]
         self._children = [
             _Child([*program, str(state_dir), pool, str(slots), str(os.getpid())], pool) for pool in ("runs", "rules")
@@ -125,7 +127,7 @@ class _Supervisor:
             self._stop.wait(_SUPERVISE_SECONDS)
         for child in self._children:
             child.terminate()
-        give_up = time.monotonic() + _STOP_PATIENCE_SECONDS
+        give_up = time.monotonic() + self._patience_seconds
         for child in self._children:
             child.stop(give_up)
         _log.info("workers_stopped")

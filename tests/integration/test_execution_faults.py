@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from hansa.runtime.stopping import CUT_SHORT
 from node_agent.execution.broker import EmbeddedBroker
 from tests.support.execution_cluster import GOOD, Cluster, bad_bundle, cluster, processes_of
 
@@ -130,6 +131,18 @@ def test_a_supervisor_that_is_told_to_stop_leaves_nothing_behind() -> None:
         node.stop_worker("all", signal.SIGTERM)
         assert not _runs(node, run_id)
         assert not [pid for pid in workers if _command(pid)], "zombies have no command line"
+
+
+def test_a_worker_on_its_own_ends_within_its_deadline_though_a_run_does_not(node: Cluster) -> None:
+    run_id = node.submit(bad_bundle(node.state, "hangs"))
+    node.agent.wait(lambda: _is_in_its_rule(node, run_id))
+    worker = node.workers["runs"]
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(60) == CUT_SHORT
+    assert "stop_deadline_passed" in node.worker_log()
+    node.agent.wait(lambda: not _runs(node, run_id))
+    # Not a word of it: the agent has it run again when the lease is over.
+    assert not node.agent.runs[run_id].reports
 
 
 def test_a_worker_that_dies_is_started_again_by_its_supervisor() -> None:

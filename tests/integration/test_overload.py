@@ -20,9 +20,13 @@ from hansa.v1.job_service_pb2_grpc import JobServiceStub
 from tests.integration.test_jobs_over_the_wire import joined, submission
 from tests.support.live_coordinator import CALL_SECONDS, OLGA, RITA, LiveCoordinator, live_coordinator, reason_of
 
-# More than one caller may have under way, and as many as one connection takes.
-FLOOD_CHANNELS = 3
-FLOOD_AT_ONCE = 50
+# In all more than one caller may have under way, and as many as one connection takes.
+CONNECTIONS = 3
+AT_ONCE = 50
+# Together more calls than a minute's worth.
+ROUNDS = 5
+# The flood and the server share this process's loop.
+PATIENCE_SECONDS = 10 * CALL_SECONDS
 
 
 @pytest.fixture
@@ -40,75 +44,48 @@ def retry_seconds(error: grpc.aio.AioRpcError) -> float:
     return 0.0
 
 
-class Flood:
-    """One person calls as fast as they can, over several connections."""
+def stubs(live: LiveCoordinator, count: int) -> list[Any]:
+    """Return stubs of the catalogue, each on a connection of its own."""
+    return [CatalogueServiceStub(live.channel("people")) for _ in range(count)]
 
-    def __init__(self, live: LiveCoordinator, metadata: Any) -> None:
-        self.refused: set[Reason | None] = set()
-        self.hints: list[float] = []
-        self.answered = self.turned_away = 0
-        self._metadata, self._news = metadata, asyncio.Event()
-        stubs = [CatalogueServiceStub(live.channel("people")) for _ in range(FLOOD_CHANNELS)]
-        self._tasks = [asyncio.create_task(self._run(stub)) for stub in stubs for _ in range(FLOOD_AT_ONCE)]
 
-    async def _run(self, stub: Any) -> None:
-        request = catalogue_service_pb2.ListNodesRequest()
-        while True:
-            try:
-                await stub.ListNodes(request, metadata=self._metadata, timeout=CALL_SECONDS)
-                self.answered += 1
-            except grpc.aio.AioRpcError as error:
-                self.turned_away += 1
-                self._news.set()
-                self.refused.add(reason_of(error))
-                self.hints.append(retry_seconds(error))
+async def ask(stub: Any, metadata: Any) -> grpc.aio.AioRpcError | None:
+    """Ask for the nodes; return the refusal."""
+    try:
+        await stub.ListNodes(catalogue_service_pb2.ListNodesRequest(), metadata=metadata, timeout=PATIENCE_SECONDS)
+    except grpc.aio.AioRpcError as error:
+        return error
+    return None
 
-    async def until(self, turned_away: int) -> None:
-        """Wait until so many calls more were refused."""
-        turned_away += self.turned_away
-        async with asyncio.timeout(5 * CALL_SECONDS):
-            while self.turned_away < turned_away:
-                await self._news.wait()
-                self._news.clear()
 
-    async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+async def flood(through: list[Any], metadata: Any) -> list[grpc.aio.AioRpcError | None]:
+    """Ask as often at the same time as all of ``through`` allow; return what came of each."""
+    return await asyncio.gather(*(ask(stub, metadata) for stub in through for _ in range(AT_ONCE)))
 
 
 @pytest.mark.slow
 async def test_one_persons_flood_is_refused_with_a_hint_and_starves_nobody(live: LiveCoordinator) -> None:
     node = await joined(live, "FI")
-    flood = Flood(live, live.bearer(RITA))
-    try:
-        await flood.until(turned_away=500)
-        for _ in range(10):
-            # On a connection of her own, as from a machine of her own.
-            stub = CatalogueServiceStub(live.channel("people"))
-            answer = await stub.ListNodes(
-                catalogue_service_pb2.ListNodesRequest(), metadata=live.bearer(OLGA), timeout=CALL_SECONDS
-            )
-            assert [one.node for one in answer.nodes] == ["FI"]
-        await node.heartbeat()
-        await flood.until(turned_away=100)
-    finally:
-        await flood.stop()
-    assert flood.refused == {Reason.RATE_LIMITED}
-    assert min(flood.hints) > 0
+    through, (olgas,) = stubs(live, CONNECTIONS), stubs(live, 1)
+    refusals: list[grpc.aio.AioRpcError] = []
+    for _ in range(ROUNDS):
+        outcomes, served = await asyncio.gather(flood(through, live.bearer(RITA)), ask(olgas, live.bearer(OLGA)))
+        assert served is None
+        refusals += [outcome for outcome in outcomes if outcome is not None]
+    assert {reason_of(error) for error in refusals} == {Reason.RATE_LIMITED}
+    assert min(retry_seconds(error) for error in refusals) > 0
+    await node.heartbeat()
 
 
 @pytest.mark.slow
 async def test_a_flood_by_nobody_in_particular_starves_nobody(live: LiveCoordinator) -> None:
-    flood = Flood(live, (("authorization", "Bearer nonsense"),))
-    try:
-        await flood.until(turned_away=500)
-        for _ in range(10):
-            await live.catalogue("ListNodes", catalogue_service_pb2.ListNodesRequest())
-    finally:
-        await flood.stop()
-    assert flood.answered == 0
-    assert flood.refused <= {Reason.UNAUTHENTICATED, Reason.RATE_LIMITED}
+    through, (olgas,) = stubs(live, CONNECTIONS), stubs(live, 1)
+    for _ in range(ROUNDS):
+        outcomes, served = await asyncio.gather(
+            flood(through, (("authorization", "Bearer nonsense"),)), ask(olgas, live.bearer(OLGA))
+        )
+        assert served is None
+        assert {error and reason_of(error) for error in outcomes} <= {Reason.UNAUTHENTICATED, Reason.RATE_LIMITED}
 
 
 async def test_a_draining_coordinator_takes_no_new_job_and_goes_on_with_the_open_ones(live: LiveCoordinator) -> None:

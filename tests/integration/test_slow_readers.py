@@ -6,18 +6,28 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
 from coordinator.api.caller import Caller, Kind
+from coordinator.api.frames import coordinator_frame, node_frame
 from coordinator.api.guard import Guard
 from coordinator.api.interceptors import Boundary, Patience
 from coordinator.api.method_policy import METHOD_POLICY
 from coordinator.api.rates import RateLimiter
+from coordinator.domain.frames import NodeFrame
+from coordinator.services.sessions import Patience as SessionPatience
+from coordinator.services.sessions import Sessions
 from hansa.contract.directory import Role
+from hansa.contract.ids import NodeId
+from hansa.contract.limits import EVENT_WINDOW
+from hansa.v1 import node_service_pb2 as wire
+from tests.support.job_world import open_world
 from tests.support.raw_http2 import SETTINGS, RawConnection, grpc_message
+from tests.support.scripted_node import NodeStore
 
 WATCH = "/hansa.v1.JobService/WatchJob"
 RESULT = "/hansa.v1.JobService/GetResult"
@@ -133,3 +143,33 @@ async def test_answers_that_nobody_reads_keep_the_slots_of_their_caller_until_th
         for connection in connections:
             await connection.__aexit__(None, None, None)
         await until_code(port, path, grpc.StatusCode.OK)
+
+
+async def test_a_node_that_sends_and_never_reads_is_cut_off_and_takes_bounded_room(tmp_path: Path) -> None:
+    with open_world(f"sqlite:///{tmp_path / 'store.db'}") as world:
+        sessions = Sessions(world.desk, lambda: bytes(32), SessionPatience(silence=timedelta(seconds=0.5)))
+        store, sent = NodeStore(), 0
+        welcomed: asyncio.Future[wire.Welcome] = asyncio.get_running_loop().create_future()
+
+        async def frames() -> AsyncIterator[NodeFrame]:
+            nonlocal sent
+            yield node_frame(store.hello())
+            welcome = await welcomed
+            yield node_frame(store.proof(welcome))
+            while True:
+                sent += 1
+                yield node_frame(wire.NodeFrame(heartbeat=wire.Heartbeat(epoch=welcome.epoch)))
+
+        async def read_one_and_stop() -> None:
+            async for frame in session.outgoing():
+                welcomed.set_result(coordinator_frame(frame).welcome)
+                await asyncio.Event().wait()
+
+        session = sessions.open(NodeId("FI"), frames(), not_after=None)
+        consumer = asyncio.create_task(read_one_and_stop())
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await session.ended()
+            await asyncio.wait([consumer])
+        # As many answers as the queue takes, and the one that waits for room.
+        assert 0 < sent <= EVENT_WINDOW + 1
+        await world.desk.settled()

@@ -278,6 +278,25 @@ async def test_a_summary_that_is_refused_holds_up_no_other_and_is_tried_again(be
     assert sent.count(taken.run_id) == 1
 
 
+async def test_a_summary_for_which_there_is_no_room_is_sent_again_when_the_coordinator_asks_for_it(
+    bench: Bench,
+) -> None:
+    run = await released(bench)
+    sent: list[str] = []
+
+    async def send(one: ReleasedSummary) -> None:
+        sent.append(one.run_id)
+        if len(sent) == 1:
+            raise HansaError(Reason.OVERLOADED, retry_seconds=7)
+
+    task = asyncio.create_task(uploader(bench).run(send))
+    await until(lambda: len(sent) == 1)
+    bench.now += timedelta(seconds=8)
+    bench.bells.ring()
+    await until(lambda: sent == [run.run_id] * 2)
+    task.cancel()
+
+
 async def test_a_damaged_summary_is_never_sent_and_holds_up_no_other(bench: Bench) -> None:
     damaged, sound = await released(bench), await released(bench)
 
