@@ -44,6 +44,8 @@ class CoordinatorMetrics:
     def __init__(self, database: Database, clock: Clock, folder: Path) -> None:
         """Take what is looked at: the store, the time, and the folder whose disk it is."""
         self._database, self._clock, self._folder = database, clock, folder
+        # The epoch of each node's newest session.
+        self._epochs: dict[str, int] = {}
         self.registry = registry = CollectorRegistry()
         self._jobs = Gauge("hansa_coordinator_jobs", "Jobs by state.", ["state"], registry=registry)
         self._runs = Gauge("hansa_coordinator_runs", "Runs by state.", ["state"], registry=registry)
@@ -85,14 +87,8 @@ class CoordinatorMetrics:
         return {
             "call_refused": (count("calls_refused", "Calls that were refused, by reason.", "reason"),),
             "call_crashed": (count("calls_crashed", "Calls that ended in a fault of ours."),),
-            "session_opened": (
-                count("sessions_opened", "Sessions that nodes opened."),
-                lambda event: self._away.came(str(event["node"])),
-            ),
-            "session_ended": (
-                count("sessions_ended", "Sessions that ended."),
-                lambda event: self._away.went(str(event["node"])),
-            ),
+            "session_opened": (count("sessions_opened", "Sessions that nodes opened."), self._see_session),
+            "session_ended": (count("sessions_ended", "Sessions that ended."), self._see_end),
             "session_silent": (count("sessions_silent", "Sessions that ended because nothing was heard."),),
             "event_refused": (count("events_refused", "Nodes' events that do not fit, by reason.", "reason"),),
             "release_refused": (count("releases_refused", "Releases that do not hold, by reason.", "reason"),),
@@ -100,6 +96,17 @@ class CoordinatorMetrics:
             "summary_stored": (count("summaries_stored", "Released summaries that arrived."),),
             "job_ended": (count("jobs_ended", "Jobs that ended."),),
         }
+
+    def _see_session(self, event: Event) -> None:
+        node, epoch = str(event.get("node")), int(event.get("epoch", 0))
+        self._epochs[node] = epoch
+        self._away.came(node)
+
+    def _see_end(self, event: Event) -> None:
+        # The end of a session that a newer one has fenced is no absence.
+        node = str(event.get("node"))
+        if self._epochs.get(node) == event.get("epoch"):
+            self._away.went(node)
 
     async def _keep(self) -> None:
         while True:

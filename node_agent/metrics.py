@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 from collections import Counter as Tally
 from collections.abc import Awaitable, Callable, Mapping
@@ -46,7 +47,7 @@ Loop = Callable[[], Awaitable[None]]
 class Looked:
     """What the figures are read from, besides the store.
 
-    ``acked`` returns the last event that the coordinator has acknowledged,
+    ``acked`` returns the last event that the coordinator has acknowledged, None where that is not known yet,
     ``online`` whether there is a session, ``clock_ahead`` the seconds that our
     clock is ahead, ``certificate_end`` the end of the certificate;
     ``reach_broker`` raises where the broker does not answer, and blocks.
@@ -54,7 +55,7 @@ class Looked:
 
     folder: Path
     clock: Clock
-    acked: Callable[[], int]
+    acked: Callable[[], int | None]
     online: Callable[[], bool]
     clock_ahead: Callable[[], int]
     certificate_end: Callable[[], datetime]
@@ -130,7 +131,9 @@ class NodeMetrics:
         while True:
             try:
                 acked = self._looked.acked()
-                self._show(await self._database.run(lambda session: read_figures(session, acked)))  # noqa: B023
+                figures = await self._database.run(lambda session: read_figures(session, acked or 0))  # noqa: B023
+                self._show(figures)
+                self._show_outbox(figures, known=acked is not None)
             except Exception:
                 # A store that cannot be read now is the operator's to see, by this and by the stale time.
                 _log.exception("figures_not_read")
@@ -153,14 +156,18 @@ class NodeMetrics:
                 self._ended.labels(state, reason if reason in _REASONS or not reason else "OTHER").set(count)
         for one in RunState:
             self._runs.labels(one.value).set(by_state[one.value])
-        oldest = figures.outbox_oldest
-        self._depth.set(figures.outbox_depth)
-        self._age.set(0 if oldest is None else max((now - oldest).total_seconds(), 0))
         self._online.set(looked.online())
         self._ahead.set(looked.clock_ahead())
         self._certificate.set((looked.certificate_end() - now).total_seconds())
         self._disk.set(shutil.disk_usage(looked.folder).free)
         self._read.set(now.timestamp())
+
+    def _show_outbox(self, figures: Figures, *, known: bool) -> None:
+        """Show what waits for the coordinator; no number before it has said what it has."""
+        oldest = figures.outbox_oldest
+        age = 0.0 if oldest is None else max((self._looked.clock() - oldest).total_seconds(), 0)
+        self._depth.set(figures.outbox_depth if known else math.nan)
+        self._age.set(age if known else math.nan)
 
 
 def _gauge(name: str, words: str, registry: CollectorRegistry) -> Gauge:

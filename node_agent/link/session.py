@@ -53,13 +53,13 @@ class Attached:
 
 @dataclass(slots=True)
 class Delivered:
-    """The last event that the coordinator has acknowledged, as far as this agent knows; for the metrics."""
+    """The last event that the coordinator has acknowledged; None before this agent has heard of it. For the metrics."""
 
-    seq: int = 0
+    seq: int | None = None
 
     def upto(self, seq: int) -> None:
         """Note that all events up to ``seq`` are there."""
-        self.seq = max(self.seq, seq)
+        self.seq = max(self.seq or 0, seq)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,8 +187,9 @@ class Session:
     def _compare(self, told: node_service_pb2.Welcome | node_service_pb2.HeartbeatReply, delay_seconds: float) -> None:
         """Compare the clocks, if the coordinator has told the time."""
         if told.HasField("wall"):
-            delay = timedelta(seconds=min(max(delay_seconds, 0.0), SESSION_SILENCE.total_seconds()))
-            self._parts.watch.compare(self._parts.clock(), moment(told.wall), delay)
+            self._parts.watch.compare(
+                self._parts.clock(), moment(told.wall), timedelta(seconds=max(delay_seconds, 0.0))
+            )
 
     async def _hear(self, reply: node_service_pb2.HeartbeatReply) -> None:
         self._compare(reply, time.monotonic() - reply.echo_monotonic_ms / 1000)
