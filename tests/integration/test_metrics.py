@@ -78,8 +78,8 @@ def test_an_absence_lasts_from_the_first_loss_to_the_return() -> None:
 def test_a_session_that_a_newer_one_has_fenced_is_no_absence(tmp_path: Path) -> None:
     database = Database.open(f"sqlite:///{tmp_path}/c.db")
     metrics = CoordinatorMetrics(database, utc_now, tmp_path)
-    seen = "hansa_coordinator_node_reattach_seconds_count"
-    rules = metrics._rules()
+    seen = "hansa_coordinator_reattach_seconds_count"
+    rules = metrics.rules()
 
     def tell(event: str, epoch: int) -> None:
         for rule in rules[event]:
@@ -87,10 +87,10 @@ def test_a_session_that_a_newer_one_has_fenced_is_no_absence(tmp_path: Path) -> 
 
     for event, epoch in (("session_opened", 1), ("session_opened", 2), ("session_ended", 1), ("session_opened", 3)):
         tell(event, epoch)
-    assert metrics.registry.get_sample_value(seen) == 0
+    assert metrics.board.registry.get_sample_value(seen) == 0
     for event, epoch in (("session_ended", 3), ("session_opened", 4)):
         tell(event, epoch)
-    assert metrics.registry.get_sample_value(seen) == 1
+    assert metrics.board.registry.get_sample_value(seen) == 1
     database.close()
 
 
