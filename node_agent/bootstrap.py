@@ -317,7 +317,7 @@ class Agent:
         looked = Looked(
             folder=self._state.path,
             clock=utc_now,
-            acked=lambda: self._acknowledged.upto or 0,
+            acked=lambda: self._acknowledged.upto,
             online=lambda: self._standing.state is LinkState.ONLINE,
             clock_ahead=lambda: self._watch.ahead_seconds,
             certificate_end=self._certificate_end,

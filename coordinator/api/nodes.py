@@ -21,14 +21,12 @@ from coordinator.services.collection import Announced, Upload, collect, expected
 from coordinator.services.enrolment import Issuer, renew_certificate
 from coordinator.services.sessions import Sessions
 from hansa.contract.errors import HansaError, Reason
-from hansa.contract.ids import NodeId
+from hansa.contract.ids import NodeId, is_run_id
 from hansa.contract.sealing import SEALED_BYTES
 from hansa.runtime.logging import remember
 from hansa.v1 import node_service_pb2 as wire
 from hansa.v1 import node_service_pb2_grpc
 
-# A run's name is no longer; whatever else a node sends is cut.
-_MOST_LOGGED: Final = 32
 # Eight uploads of the largest size at a time; small ones, which nearly all are, by the thousand.
 UPLOADS_BYTES: Final = 8 * SEALED_BYTES
 
@@ -59,7 +57,8 @@ class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
     ) -> wire.UploadSummaryResponse:
         """Store a released summary; the same bytes again are welcome."""
         upload = _begin(await anext(request_iterator, None))
-        remember(run_id=upload.announced.run_id[:_MOST_LOGGED])
+        if is_run_id(upload.announced.run_id):
+            remember(run_id=upload.announced.run_id)
         # Before the first chunk: nobody fills our memory for a run that does not wait for it.
         await self._desk.read(partial(expected, announced=upload.announced))
         with self._memory.holding(upload.announced.size):

@@ -177,8 +177,9 @@ class Session:
     def _compare(self, told: node_service_pb2.Welcome | node_service_pb2.HeartbeatReply, delay_seconds: float) -> None:
         """Compare the clocks, if the coordinator has told the time."""
         if told.HasField("wall"):
-            delay = timedelta(seconds=min(max(delay_seconds, 0.0), SESSION_SILENCE.total_seconds()))
-            self._parts.watch.compare(self._parts.clock(), moment(told.wall), delay)
+            self._parts.watch.compare(
+                self._parts.clock(), moment(told.wall), timedelta(seconds=max(delay_seconds, 0.0))
+            )
 
     async def _hear(self, reply: node_service_pb2.HeartbeatReply) -> None:
         self._compare(reply, time.monotonic() - reply.echo_monotonic_ms / 1000)

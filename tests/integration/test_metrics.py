@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from coordinator.metrics import CoordinatorMetrics
+from coordinator.store.database import Database
 from deploy.local.processes import wait_until
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.states import JobState, RunState
+from hansa.runtime.clock import utc_now
 from hansa.runtime.metrics import LOOPBACK, Absences, Counted, serving_metrics
 from tests.support.coordinator_process import OPERATORS, free_ports, serving_coordinator
 from tests.support.hansa_command import hansa
@@ -70,6 +73,25 @@ def test_an_absence_lasts_from_the_first_loss_to_the_return() -> None:
     absences.came("FI")
     assert registry.get_sample_value("away_sum") == 4.0
     assert registry.get_sample_value("away_count") == 1
+
+
+def test_a_session_that_a_newer_one_has_fenced_is_no_absence(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path}/c.db")
+    metrics = CoordinatorMetrics(database, utc_now, tmp_path)
+    seen = "hansa_coordinator_reattach_seconds_count"
+    rules = metrics.rules()
+
+    def tell(event: str, epoch: int) -> None:
+        for rule in rules[event]:
+            rule({"event": event, "node": "FI", "epoch": epoch})
+
+    for event, epoch in (("session_opened", 1), ("session_opened", 2), ("session_ended", 1), ("session_opened", 3)):
+        tell(event, epoch)
+    assert metrics.board.registry.get_sample_value(seen) == 0
+    for event, epoch in (("session_ended", 3), ("session_opened", 4)):
+        tell(event, epoch)
+    assert metrics.board.registry.get_sample_value(seen) == 1
+    database.close()
 
 
 async def test_a_port_that_is_taken_is_said() -> None:
