@@ -27,7 +27,7 @@ from typing import Final
 from deploy.local.demo_data import prepare
 from deploy.local.layout import REPOSITORY
 from tests.support.nemesis_clocks import Clocks, faketime_library
-from tests.support.nemesis_faults import Wish
+from tests.support.nemesis_faults import KINDS, Wish
 from tests.support.nemesis_report import Report
 from tests.support.nemesis_round import Arena
 from tests.support.nemesis_world import become_child, inside_command, is_inside, may_have_namespaces, mount_memory
@@ -68,7 +68,9 @@ class Settings:
         parser.add_argument("--longest", type=float, default=60.0, help="seconds of the longest freeze or cut")
         parser.add_argument("--lifetime", type=float, default=300.0, help="seconds until a job's deadline")
         parser.add_argument("--reports", type=Path, default=REPOSITORY / ".cache" / "nemesis")
-        parser.add_argument("--kind", action="append", default=[], help="only this kind of fault; may be repeated")
+        parser.add_argument(
+            "--kind", action="append", default=[], choices=KINDS, help="only this kind of fault; may be repeated"
+        )
         got = parser.parse_args(arguments)
         seed = secrets.randbelow(2**31) if got.seed is None else got.seed
         return cls(
@@ -76,7 +78,7 @@ class Settings:
             seed=seed,
             database=got.database,
             broker=got.broker,
-            clocks=got.clocks,
+            clocks=got.clocks or "clock stepped" in got.kind,
             drills=got.drills,
             round=got.round,
             longest=got.longest,

@@ -345,6 +345,9 @@ CHECKS: Final[Mapping[str, Check]] = {
     )
 }
 
+# What holds once everything has been told, which may take a moment longer than all jobs' ends.
+EVENTUAL: Final = (runs_end_at_both_sides, one_release_per_run, chains_agree)
+
 
 def verdicts(evidence: Evidence) -> dict[str, list[str]]:
     """Return what each check found."""

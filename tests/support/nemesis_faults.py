@@ -13,7 +13,7 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,24 @@ _AT_ONCE: Final = 3
 # How far a clock jumps, in seconds: little, beyond what is borne, a day.
 _STEPS: Final = (20, 400, 86_400)
 _DEATH_SECONDS: Final = 10.0
+
+
+# Every kind of fault, and how often it is picked beside the others.
+KINDS: Final[Mapping[str, int]] = {
+    "kill": 8,
+    "freeze": 4,
+    "partition": 3,
+    "unplug": 1,
+    "bytes delayed": 1,
+    "bytes cut": 1,
+    "bytes corrupted": 1,
+    "frames repeated": 1,
+    "frames swapped": 1,
+    "frames delayed": 1,
+    "disk full": 2,
+    "broker emptied": 1,
+    "clock stepped": 2,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,35 +100,33 @@ class Nemesis:
     say: Callable[[Fault], None] = lambda _fault: None
     _lasting: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
-    def kinds(self) -> dict[str, tuple[int, Strike]]:
-        """Return every kind of fault by name, with its weight and how it is done."""
-        known: dict[str, tuple[int, Strike]] = {
-            "kill": (8, self._kill),
-            "freeze": (4, self._freeze),
-            "partition": (3, self._partition),
-            "unplug": (1, self._unplug),
-            "bytes delayed": (1, self._bytes_delayed),
-            "bytes cut": (1, self._bytes_cut),
-            "bytes corrupted": (1, self._bytes_corrupted),
-            "frames repeated": (1, self._frames_repeated),
-            "frames swapped": (1, self._frames_swapped),
-            "frames delayed": (1, self._frames_delayed),
-            "disk full": (2, self._disk_full),
-            "broker emptied": (1, self._broker_emptied),
+    def _strikes(self) -> dict[str, Strike]:
+        return {
+            "kill": self._kill,
+            "freeze": self._freeze,
+            "partition": self._partition,
+            "unplug": self._unplug,
+            "bytes delayed": self._bytes_delayed,
+            "bytes cut": self._bytes_cut,
+            "bytes corrupted": self._bytes_corrupted,
+            "frames repeated": self._frames_repeated,
+            "frames swapped": self._frames_swapped,
+            "frames delayed": self._frames_delayed,
+            "disk full": self._disk_full,
+            "broker emptied": self._broker_emptied,
+            "clock stepped": self._clock_stepped,
         }
-        if self.federation.clocks is not None:
-            known["clock stepped"] = (2, self._clock_stepped)
-        wanted = self.wish.kinds or known.keys()
-        return {name: known[name] for name in known if name in wanted}
 
     async def strike(self, count: int) -> None:
         """Do ``count`` faults."""
-        kinds = self.kinds()
-        names, weights = list(kinds), [weight for weight, _ in kinds.values()]
+        names = [name for name in KINDS if name in (self.wish.kinds or KINDS)]
+        if self.federation.clocks is None and "clock stepped" in names:
+            names.remove("clock stepped")
+        strikes, weights = self._strikes(), [KINDS[name] for name in names]
         begun = len(self.done)
         while len(self.done) < begun + count:
             (name,) = self.random.choices(names, weights)
-            if await kinds[name][1]():
+            if await strikes[name]():
                 await asyncio.sleep(self.random.uniform(*self.wish.pause))
             else:
                 # Nothing of that kind is there to be broken just now.

@@ -17,7 +17,7 @@ from hansa.contract.states import RUN_TERMINAL, JobState
 from hansa.sdk.client import Client, connect
 from hansa.sdk.errors import RemoteError
 from tests.support.demo_oracle import Truth, truth
-from tests.support.nemesis_check import Evidence, verdicts
+from tests.support.nemesis_check import EVENTUAL, Evidence, verdicts
 from tests.support.nemesis_drills import Drills
 from tests.support.nemesis_evidence import (
     MARGIN_SECONDS,
@@ -38,6 +38,7 @@ _SETTLE_SECONDS: Final = 120.0
 _STEP_SECONDS: Final = 0.5
 # Uploads, cosignatures and the events that tell of them follow the last run's end by two heartbeats.
 _ECHO_SECONDS: Final = 12.0
+_LOOKS: Final = 6
 
 
 @dataclass(slots=True)
@@ -53,6 +54,8 @@ class Arena:
     _nemesis: Nemesis | None = None
     _operator: Client | None = None
     _stopwatch: Stopwatch | None = None
+    # Jobs whose results were held against evidence and oracle in an earlier round.
+    _examined: set[str] = field(default_factory=set)
 
     @classmethod
     def build(cls, root: Path, data: Path, seed: int, *, postgres: Postgres | None, rabbit: bool) -> Arena:
@@ -129,7 +132,7 @@ class Arena:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
             await asyncio.to_thread(self.federation.stop_daemons)
-        await asyncio.to_thread(self._look, evidence)
+        await self._look(evidence)
         self._tally(evidence, report)
 
     async def _drill(self, times: int) -> None:
@@ -152,7 +155,9 @@ class Arena:
         evidence.unhealed += await self._probe()
         await self._until_settled()
         evidence.left_over, evidence.mistakes = list(workload.left_over), list(workload.mistakes)
-        await examine_results(workload.client, list(workload.asked.values()), self.truths, evidence)
+        new = [asked for job, asked in workload.asked.items() if job not in self._examined]
+        await examine_results(workload.client, new, self.truths, evidence)
+        self._examined |= {asked.job_id for asked in new if asked.ended is not None}
         evidence.jobs = seen_jobs(workload)
 
     async def _probe(self) -> list[str]:
@@ -176,9 +181,17 @@ class Arena:
         except HansaError:
             return False
 
-    def _look(self, evidence: Evidence) -> None:
-        read_stores(self.federation, evidence)
-        look_everywhere(self.federation, self.data, evidence)
+    async def _look(self, evidence: Evidence) -> None:
+        """Read the stores of the stopped federation; while the sides do not agree yet, let it live a little longer."""
+        for _ in range(_LOOKS):
+            await asyncio.to_thread(read_stores, self.federation, evidence)
+            if not any(check(evidence) for check in EVENTUAL):
+                break
+            self.federation.start_daemons()
+            await self._until_connected()
+            await asyncio.sleep(_ECHO_SECONDS)
+            await asyncio.to_thread(self.federation.stop_daemons)
+        await asyncio.to_thread(look_everywhere, self.federation, self.data, evidence)
 
     def _tally(self, evidence: Evidence, report: Report) -> None:
         assert self._nemesis is not None
