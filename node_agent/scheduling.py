@@ -27,6 +27,7 @@ from node_agent.run_facts import facts_of
 from node_agent.run_rules import BEAT_PATIENCE, STARTED, due, is_message_lost, is_silent, next_to_start
 from node_agent.store.database import Database
 from node_agent.store.models import RunRow
+from node_agent.store.outbox import is_reconciled
 
 _log = structlog.get_logger(__name__)
 
@@ -95,6 +96,9 @@ class Scheduler:
 
     def _start(self, session: Session, now: datetime) -> Sequence[str]:
         """Return the runs whose message is to be sent, new ones and lost ones."""
+        if not is_reconciled(session):
+            # Restored from a backup: what is queued here may have ended long ago.
+            return ()
         room = self.policy().admission.max_active_runs - active_runs(session)
         queued = {run.run_id: run for run in _in_states(session, (RunState.QUEUED,))}
         lost = [run for run in _in_states(session, (RunState.STAGING,)) if is_message_lost(facts_of(run), now)]

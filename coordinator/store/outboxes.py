@@ -24,6 +24,12 @@ _HEAD: Final = (
     .order_by(COMMANDS.c.seq.desc())
     .limit(1)
 )
+_BASE: Final = (
+    select(COMMANDS.c.seq, COMMANDS.c.hash)
+    .where(COMMANDS.c.node == bindparam("node"), COMMANDS.c.acked)
+    .order_by(COMMANDS.c.seq.desc())
+    .limit(1)
+)
 _PENDING: Final = (
     select(COMMANDS.c.seq, COMMANDS.c.prev_hash, COMMANDS.c.body)
     .where(COMMANDS.c.node == bindparam("node"), COMMANDS.c.seq > bindparam("after"))
@@ -72,6 +78,11 @@ class CommandRepository:
         row = self._connection.execute(_HEAD, {"node": node}).one_or_none()
         return Head() if row is None else Head(row.seq, row.hash)
 
+    def base(self, node: str) -> Head:
+        """Return the last entry that ``node`` has acknowledged; the start of the chain if none."""
+        row = self._connection.execute(_BASE, {"node": node}).one_or_none()
+        return Head() if row is None else Head(row.seq, row.hash)
+
     def hash_at(self, node: str, seq: int) -> bytes:
         """Return the hash of entry ``seq``; empty if there is none."""
         if seq == 0:
@@ -88,6 +99,10 @@ class CommandRepository:
     def acknowledge(self, node: str, upto_seq: int) -> None:
         """Mark the entries up to ``upto_seq`` as applied by the node."""
         self._connection.execute(_ACKNOWLEDGE, {"of_node": node, "upto": upto_seq})
+
+    def forget_acknowledgements(self, node: str) -> None:
+        """Send everything again: the node came with a new store."""
+        self._connection.execute(update(COMMANDS).where(COMMANDS.c.node == node).values(acked=False))
 
 
 class EventRepository:

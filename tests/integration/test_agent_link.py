@@ -76,6 +76,7 @@ class Agent:
             trust=bench.keeper,
             wishes=bench.wishes,
             bells=bench.bells,
+            reporter=bench.reporter,
             clock=utc_now,
             instance_id=str(uuid4()),
             policy_digest=lambda: b"",

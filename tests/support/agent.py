@@ -246,6 +246,7 @@ class Bench:
     keeper: TrustKeeper
     wishes: Wishes
     bells: Bells
+    reporter: WireReporter
     now: datetime = START
     alarmed: bool = False
     enqueued: list[str] = field(default_factory=list)
@@ -393,6 +394,7 @@ def open_bench(
         situation=situation,
         wishes=wishes,
         bells=bells,
+        reporter=reporter,
         database=database,
         policy=policy_of(policy),
         offers=offers,
