@@ -15,7 +15,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 FEDERATION := $(BIN)/python -m deploy.local.federation
-SUITES := $(wildcard tests/unit tests/property tests/contract tests/architecture)
+SUITES := $(wildcard tests/unit tests/property tests/contract tests/architecture tests/simulation)
 SOURCES := proto coordinator node_agent tests deploy
 
 export PYTHON
@@ -75,6 +75,10 @@ test: system $(READY) lint ## the whole gate, on two cores; a file's tests stay 
 .PHONY: test-fast
 test-fast: $(READY) ## the quick suites, on two cores, with fewer examples of each property
 	HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(SUITES) $(ARGS)
+
+.PHONY: soak
+soak: $(READY) ## a million faults in the simulator, on all cores; report in .cache/soak [ARGS="--faults 100000"]
+	@nice $(BIN)/python -m tests.simulation $(ARGS)
 
 .PHONY: bench
 bench: system $(READY) ## measure, as ratios in one run; writes nothing but its report

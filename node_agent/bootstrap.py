@@ -201,6 +201,7 @@ class Agent:
             trust=self._keeper,
             wishes=self._wishes,
             bells=self._bells,
+            reporter=self._reporter,
             clock=utc_now,
             instance_id=str(uuid4()),
             policy_digest=lambda: self._policy.digest().encode(),

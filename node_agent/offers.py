@@ -24,6 +24,8 @@ from node_agent.reporting import Reporter, advance
 from node_agent.situation import Situation, envelope_digest, seen_before, signed_job
 from node_agent.store.ledger import enter
 from node_agent.store.models import RunRow, SummaryRow
+from node_agent.store.outbox import was_restored
+from node_agent.telling import tell_run
 
 _log = structlog.get_logger(__name__)
 ACTIVE = (RunState.STAGING, RunState.RUNNING, RunState.CHECKING, RunState.CANCELLING)
@@ -67,6 +69,8 @@ class Offers:
     def receive(self, session: Session, offer: SignedOffer, now: datetime) -> None:
         """Store the run and decide on it; a repeat of an offer changes nothing.
 
+        A coordinator that was restored from a backup is told how the run stands.
+
         A higher attempt starts the run again only where the last one ended
         without a decision on a summary: a node releases once, whatever it is
         asked.
@@ -82,6 +86,9 @@ class Offers:
             _log.info(
                 "offer_not_followed", job_id=known.job_id, run_id=known.run_id, state=known.state, attempt=offer.attempt
             )
+            if was_restored(session) and (offer.attempt, offer.payload) == (known.attempt, known.payload):
+                # Its store was restored from a backup, and it has forgotten what it was told.
+                tell_run(session, known, self.reporter, now)
             return
         offered = offer.offered
         # Attempts count from one; of any other a release could not be signed, and the run would be tried in vain.

@@ -10,13 +10,14 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import structlog
+from sqlalchemy import CursorResult, update
 from sqlalchemy.orm import Session
 
 from hansa.contract.envelope import Signed
-from hansa.contract.states import RunEvent, RunState, next_run_state
+from hansa.contract.states import IllegalTransitionError, RunEvent, RunState, next_run_state
 from node_agent.audit.entries import run_ended
 from node_agent.audit.log import append
 from node_agent.store.models import DatasetRow, RunRow
@@ -34,8 +35,14 @@ class Reporter(Protocol):
     def run(self, run: RunRow, now: datetime) -> bytes:
         """Return the report of ``run``'s present state."""
 
-    def released(self, run: RunRow, outgoing: bytes, statement: Signed, now: datetime) -> bytes:
-        """Return the report that ``run``'s summary was released as these bytes, with the statement of it."""
+    def released(self, run: RunRow, outgoing: bytes | None, statement: Signed, now: datetime) -> bytes:
+        """Return the report that ``run``'s summary was released as these bytes, with the statement of it.
+
+        ``outgoing`` is None where a restored store has the statement only.
+        """
+
+    def job(self, run: RunRow, now: datetime) -> bytes:
+        """Return the report of ``run``'s job, as its researcher signed it."""
 
     def inventory(self, datasets: Sequence[DatasetRow], now: datetime) -> bytes:
         """Return the report of all datasets that the node offers."""
@@ -83,8 +90,19 @@ def advance(  # noqa: PLR0913 - one change of state, whole
     Raises:
         IllegalTransitionError: the run's state does not allow it.
     """
-    run.state = next_run_state(RunState(run.state), event).value
-    run.reason, run.incident, run.updated_at = reason, incident, now
+    before = RunState(run.state)
+    after = next_run_state(before, event)
+    session.flush()
+    # One statement compares and writes: whatever this transaction believes, an end is final.
+    moved = session.execute(
+        update(RunRow)
+        .where(RunRow.run_id == run.run_id, RunRow.attempt == run.attempt, RunRow.state == before)
+        .values(state=after.value, reason=reason, incident=incident, updated_at=now)
+        .execution_options(synchronize_session=False)
+    )
+    if cast("CursorResult[Any]", moved).rowcount != 1:
+        raise IllegalTransitionError(before, event)
+    session.refresh(run, ("state", "reason", "incident", "updated_at"))
     if RunState(run.state) in _ENDS_WITHOUT_SUMMARY:
         append(session, run_ended(run), now)
     append_event(session, reporter.run(run, now), now)

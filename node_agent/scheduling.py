@@ -40,6 +40,7 @@ from node_agent.run_rules import (
 )
 from node_agent.store.database import Database
 from node_agent.store.models import RunRow
+from node_agent.store.outbox import is_reconciled
 
 _log = structlog.get_logger(__name__)
 
@@ -142,6 +143,9 @@ class Scheduler:
 
     def _start(self, session: Session, now: datetime, depth: int | None) -> Sequence[str]:
         """Return the runs whose message is to be sent, new ones and lost ones."""
+        if not is_reconciled(session):
+            # Restored from a backup: what is queued here may have ended long ago.
+            return ()
         lost = lost_messages(_facts(session, (RunState.STAGING,)), depth, now)
         most = self.policy().admission.max_active_runs if self.may_start() else 0
         room = most - active_runs(session)

@@ -33,6 +33,7 @@ from coordinator.services.nodes import (
     suspend_node,
 )
 from coordinator.services.proposals import list_proposals, withdraw
+from coordinator.services.reconciliation import reconcile_node
 from coordinator.services.trust import Delivery, TrustDuty, put_in_force
 from coordinator.services.witnessing import LogKeeper
 from coordinator.store.persons import PersonRepository
@@ -137,6 +138,15 @@ class AdminServicer(AuditMethods):
             return wire.ResumeNodeResponse(node=node_message(resume_node(session, node, act)))
 
         return await self._calls.change_by_two(request, node, work, wire.ResumeNodeResponse)
+
+    async def ReconcileNode(self, request: wire.ReconcileNodeRequest, context: Context) -> wire.ReconcileNodeResponse:
+        """Admit a node once with a restored store."""
+        node = node_name(request.node)
+
+        def work(session: Session, act: Act) -> wire.ReconcileNodeResponse:
+            return wire.ReconcileNodeResponse(node=node_message(reconcile_node(session, node, act)))
+
+        return await self._calls.change_by_two(request, node, work, wire.ReconcileNodeResponse)
 
     async def RevokeNode(self, request: wire.RevokeNodeRequest, context: Context) -> wire.RevokeNodeResponse:
         """End a membership, and the node's session."""

@@ -117,16 +117,11 @@ def _effect(body: bytes) -> plain.Effect:
         case "run_reported":
             return _run_reported(parsed.run_reported)
         case "summary_released":
-            released = parsed.summary_released
-            return plain.SummaryReleased(
-                run_id=released.run_id,
-                attempt=released.attempt,
-                execution=released.execution,
-                digest=released.summary_digest,
-                statement=_statement(released.statement),
-            )
+            return _summary_released(parsed.summary_released)
         case "release_logged":
             return _release_logged(parsed.release_logged)
+        case "job_reported":
+            return plain.JobReported(_statement(parsed.job_reported.job))
         case "inventory_reported":
             return plain.InventoryReported(tuple(_offered(d) for d in parsed.inventory_reported.datasets))
         case _:
@@ -149,6 +144,16 @@ def _run_reported(report: wire.RunReported) -> plain.RunReported:
         state=state,
         reason=report.reason,
         incident=report.incident,
+    )
+
+
+def _summary_released(released: wire.SummaryReleased) -> plain.SummaryReleased:
+    return plain.SummaryReleased(
+        run_id=released.run_id,
+        attempt=released.attempt,
+        execution=released.execution,
+        digest=released.summary_digest,
+        statement=_statement(released.statement),
     )
 
 
@@ -211,6 +216,7 @@ def _welcome(welcome: plain.Welcome) -> wire.Welcome:
         command_head=wire.Head(seq=welcome.command_head.seq, hash=welcome.command_head.hash),
         heartbeat_seconds=int(HEARTBEAT.total_seconds()),
         wall=timestamp(welcome.wall),
+        command_base=wire.Head(seq=welcome.command_base.seq, hash=welcome.command_base.hash),
     )
 
 
@@ -231,7 +237,22 @@ def command_bytes(command: plain.CommandBody, issued_at: datetime) -> bytes:
             body.cancel.CopyFrom(wire.Cancel(run_id=run_id, attempt=attempt))
         case plain.TrustUpdate():
             body.trust_update.CopyFrom(wire.TrustUpdate())
+        case plain.Reconcile(runs, more, generation):
+            recorded = [_recorded(run) for run in runs]
+            body.reconcile.CopyFrom(wire.Reconcile(runs=recorded, more=more, generation=generation))
     return body.SerializeToString(deterministic=True)
+
+
+def _recorded(run: plain.RecordedRun) -> wire.RecordedRun:
+    return wire.RecordedRun(
+        run_id=run.run_id,
+        attempt=run.attempt,
+        execution=run.execution,
+        state=types_pb2.Run.State.Value(run.state),
+        reason=run.reason,
+        incident=run.incident,
+        statement=envelope_message(run.statement) if run.statement is not None else None,
+    )
 
 
 def envelope_message(signed: Signed) -> types_pb2.Envelope:

@@ -79,6 +79,7 @@ METHOD_POLICY: Final[Mapping[str, MethodPolicy]] = {
     f"{_ADMIN}ConfirmNode": _change(OPERATORS),
     f"{_ADMIN}SuspendNode": _change(OPERATORS),
     f"{_ADMIN}ResumeNode": _change(OPERATORS),
+    f"{_ADMIN}ReconcileNode": _change(OPERATORS),
     f"{_ADMIN}RevokeNode": _change(OPERATORS),
     f"{_ADMIN}ListProposals": _read(OPERATORS),
     f"{_ADMIN}WithdrawProposal": _change(OPERATORS),

@@ -120,7 +120,14 @@ class InventoryReported:
     datasets: tuple[Offered, ...]
 
 
-Effect = RunReported | SummaryReleased | ReleaseLogged | InventoryReported
+@dataclass(frozen=True, slots=True)
+class JobReported:
+    """A job that the node knows and we may have forgotten. ``job`` is None where it has not one signature."""
+
+    job: Signed | None
+
+
+Effect = RunReported | SummaryReleased | ReleaseLogged | InventoryReported | JobReported
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +140,8 @@ class Welcome:
     generation: int
     event_cursor: Head
     command_head: Head
+    # The last command that the node is known to have applied.
+    command_base: Head
     # Our time when it was written.
     wall: datetime | None = None
 
@@ -199,4 +208,30 @@ class TrustUpdate:
     """A command: another version of the trust repository is in force; look."""
 
 
-CommandBody = Offer | Cancel | TrustUpdate
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedRun:
+    """A run of the node as it is recorded here; ``statement`` is what the node signed of its release."""
+
+    run_id: str
+    attempt: int
+    execution: int
+    state: RunState
+    reason: str
+    incident: str
+    statement: Signed | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reconcile:
+    """A command: adopt what is recorded, then report every run again.
+
+    ``more`` of it follows; ``generation`` is that of the node's store which it
+    is for.
+    """
+
+    runs: tuple[RecordedRun, ...] = ()
+    more: bool = False
+    generation: int = 0
+
+
+CommandBody = Offer | Cancel | TrustUpdate | Reconcile

@@ -32,6 +32,7 @@ class NodeEvent(enum.StrEnum):
     SUSPEND = "SUSPEND"
     RESUME = "RESUME"
     QUARANTINE = "QUARANTINE"
+    RECONCILE = "RECONCILE"
     REVOKE = "REVOKE"
 
 
@@ -64,6 +65,8 @@ NODE_TRANSITIONS: Final[Mapping[tuple[NodeState, NodeEvent], NodeState]] = {
     # Only an operator ends a quarantine, after a look at the node's store.
     (_S.ACTIVE, _E.QUARANTINE): _S.QUARANTINED,
     (_S.QUARANTINED, _E.RESUME): _S.ACTIVE,
+    # The same, of a store that was restored from a backup.
+    (_S.QUARANTINED, _E.RECONCILE): _S.ACTIVE,
     **{(state, _E.REVOKE): _S.REVOKED for state in _S if state is not _S.REVOKED},
 }
 

@@ -7,16 +7,25 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy.orm import Session
 
-from coordinator.domain.attachment import check_hello, check_proof, heads_fault, store_fault
+from coordinator.domain.attachment import check_hello, check_proof
 from coordinator.domain.frames import HeadProof, Hello, Welcome
 from coordinator.domain.membership import check_admitted
 from coordinator.services.desk import Changed, Turn
 from coordinator.services.nodes import quarantine_node
+from coordinator.services.reconciliation import tell_recorded
 from coordinator.services.reports import standing_under
 from coordinator.store.federation import read_federation
 from coordinator.store.jobs import JobRepository
 from coordinator.store.outboxes import CommandRepository
 from coordinator.store.sessions import SessionRepository
+from hansa.contract.attach import (
+    Proof,
+    coordinator_lost_commands,
+    next_epoch,
+    node_lost_commands,
+    node_lost_events,
+    store_fault,
+)
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import NodeId
 from hansa.contract.limits import SESSION_SILENCE
@@ -46,21 +55,27 @@ def greet(session: Session, node: NodeId, hello: Hello, *, nonce: bytes, turn: T
     sessions = SessionRepository(session)
     standing = sessions.standing(node)
     check_admitted(standing.state)
-    fault = store_fault(standing.store, hello)
+    fault = store_fault(standing.store, uuid=hello.store_uuid, generation=hello.generation)
     if fault:
         return _quarantine(session, node, fault, turn), Changed()
     federation = read_federation(session)
     if federation is None:
         raise HansaError(Reason.INTERNAL, log="the store has no federation")
-    epoch = standing.epoch + 1
+    epoch = next_epoch(standing.epoch, federation.generation)
     sessions.open_epoch(node, epoch, hello)
+    if hello.store_uuid != standing.store.uuid:
+        CommandRepository(session).forget_acknowledgements(node)
+    if standing.store.reconciling:
+        tell_recorded(session, node, hello.generation, turn)
+    commands = CommandRepository(session)
     welcome = Welcome(
         epoch=epoch,
         nonce=nonce,
         store_uuid=federation.store_uuid,
         generation=federation.generation,
         event_cursor=standing.store.event_cursor,
-        command_head=CommandRepository(session).head(node),
+        command_head=commands.head(node),
+        command_base=commands.base(node),
         wall=turn.now,
     )
     return Standing(welcome), Changed()
@@ -73,19 +88,26 @@ def connect(
 
     Raises:
         HansaError: ``PROTOCOL_VIOLATION``, another welcome was answered;
-            ``EPOCH_FENCED``; or what the node's state says.
+            ``COORDINATOR_BEHIND``, the node has applied commands that are not
+            here; ``EPOCH_FENCED``; or what the node's state says.
     """
     check_proof(proof, epoch=welcome.epoch, nonce=welcome.nonce)
     standing = standing_under(session, node, welcome.epoch)
     commands = CommandRepository(session)
-    fault = heads_fault(
-        proof,
-        event_cursor=standing.store.event_cursor,
-        command_head=commands.head(node),
-        command_hash_at_cursor=commands.hash_at(node, proof.command_cursor.seq),
+    shown = Proof(
+        event_head=proof.event_head,
+        hash_at_event_cursor=proof.hash_at_event_cursor,
+        command_cursor=proof.command_cursor,
     )
-    if fault:
-        return _quarantine(session, node, fault, turn), Changed()
+    if node_lost_events(shown, standing.store.event_cursor):
+        return _quarantine(session, node, "the node's events do not continue what was received", turn), Changed()
+    if node_lost_commands(shown, commands.base(node)):
+        return _quarantine(session, node, "the node has forgotten commands that it had acknowledged", turn), Changed()
+    hash_here = commands.hash_at(node, proof.command_cursor.seq)
+    if coordinator_lost_commands(shown, commands.head(node), hash_here):
+        # We are the ones who have forgotten: a copy of the store was put back by hand.
+        _log.error("own_outbox_behind", node=node, node_seq=proof.command_cursor.seq)
+        raise HansaError(Reason.COORDINATOR_BEHIND)
     commands.acknowledge(node, proof.command_cursor.seq, turn.now)
     commands.owe(node, after=proof.command_cursor.seq)
     SessionRepository(session).connect(node, turn.now)

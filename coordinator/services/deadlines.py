@@ -22,8 +22,9 @@ from hansa.contract.limits import SESSION_SILENCE
 
 _log = structlog.get_logger(__name__)
 
-# A wrong clock or a deadline far away must not make one endless sleep.
-_LONGEST: Final = timedelta(hours=1)
+# We sleep by the monotonic clock, and deadlines are of the other one: when that is set
+# forward, a deadline may have passed that seemed far away.
+_LONGEST: Final = timedelta(seconds=5)
 _SHORTEST: Final = timedelta(seconds=1)
 
 

@@ -9,28 +9,41 @@ import structlog
 from sqlalchemy.orm import Session
 
 from coordinator.domain.evaluation import may_end_a_job
-from coordinator.domain.frames import Effect, Event, InventoryReported, ReleaseLogged, RunReported, SummaryReleased
+from coordinator.domain.frames import (
+    Effect,
+    Event,
+    InventoryReported,
+    JobReported,
+    ReleaseLogged,
+    RunReported,
+    SummaryReleased,
+)
 from coordinator.domain.membership import check_admitted
 from coordinator.domain.records import RunRecord
 from coordinator.domain.reports import check_inventory, run_change
 from coordinator.services.desk import Changed, Turn
 from coordinator.services.evaluation import settle_all
 from coordinator.services.nodes import quarantine_node
+from coordinator.services.recall import is_restored, recall_job
 from coordinator.services.statements import set_apart, take_statement
 from coordinator.store.catalogue import Dataset, DatasetRepository
 from coordinator.store.jobs import JobRepository
 from coordinator.store.outboxes import CommandRepository, EventRepository
 from coordinator.store.sessions import NodeStanding, SessionRepository
 from coordinator.store.witnesses import ReleaseProof, ReleaseProofRepository
+from hansa.contract.attach import check_epoch, check_standing
+from hansa.contract.delivery import Receiver
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import NodeId
 from hansa.contract.log_evidence import MOST_ENTRY_BYTES
 from hansa.contract.merkle import leaf_hash, verify_inclusion
 from hansa.contract.notes import check_proof, parse_note
-from hansa.contract.outbox import Head, Verdict, judge
+from hansa.contract.outbox import Head, Verdict
 from hansa.contract.states import RunState
 
 _log = structlog.get_logger(__name__)
+
+_OfRun = RunReported | SummaryReleased | ReleaseLogged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +70,15 @@ class _Progress:
 
     node: str
     epoch: int
-    cursor: Head
+    receiver: Receiver
     runs: dict[str, tuple[str, RunRecord]]
     changed: set[str] = field(default_factory=set)
     received: list[tuple[Head, bytes]] = field(default_factory=list)
     # Jobs whose watchers are told; those of them that may have ended by it.
     told: set[str] = field(default_factory=set)
     unsettled: set[str] = field(default_factory=set)
+    # What came of jobs that were taken back.
+    recalled: Changed = field(default_factory=Changed)
 
 
 def apply_batch(session: Session, batch: Batch, turn: Turn) -> tuple[Applied, Changed]:
@@ -74,15 +89,15 @@ def apply_batch(session: Session, batch: Batch, turn: Turn) -> tuple[Applied, Ch
             the node's state says. Nothing was applied.
     """
     standing = standing_under(session, batch.node, batch.epoch)
-    named = {event.effect.run_id for event in batch.events if not isinstance(event.effect, InventoryReported)}
+    named = {event.effect.run_id for event in batch.events if isinstance(event.effect, _OfRun)}
     runs = JobRepository(session).runs(named) if named else {}
-    progress = _Progress(batch.node, batch.epoch, standing.store.event_cursor, runs)
+    progress = _Progress(batch.node, batch.epoch, Receiver(standing.store.event_cursor), runs)
     fault = _apply_all(session, batch.events, progress, turn)
     _write(session, progress, turn)
     if batch.acked is not None:
         CommandRepository(session).acknowledge(batch.node, batch.acked, turn.now)
     changed = settle_all(session, progress.unsettled, turn) | Changed(jobs=frozenset(progress.told))
-    return Applied(progress.cursor.seq, fault), changed
+    return Applied(progress.receiver.cursor.seq, fault), changed | progress.recalled
 
 
 def standing_under(session: Session, node: str, epoch: int) -> NodeStanding:
@@ -92,8 +107,7 @@ def standing_under(session: Session, node: str, epoch: int) -> NodeStanding:
         HansaError: ``EPOCH_FENCED``, or what the node's state says.
     """
     standing = SessionRepository(session).standing(node)
-    if standing.epoch != epoch:
-        raise HansaError(Reason.EPOCH_FENCED)
+    check_standing(epoch, standing.epoch)
     check_admitted(standing.state)
     return standing
 
@@ -116,9 +130,8 @@ def _apply(session: Session, event: Event, progress: _Progress, turn: Turn) -> N
     Everything is checked before anything is written: a refused event leaves
     nothing behind in a transaction that others of its batch go on with.
     """
-    if event.epoch != progress.epoch:
-        raise HansaError(Reason.PROTOCOL_VIOLATION, "The event is of another epoch.")
-    match judge(progress.cursor, seq=event.seq, prev_hash=event.prev_hash):
+    check_epoch(event.epoch, progress.epoch)
+    match progress.receiver.judge(event.seq, event.prev_hash):
         case Verdict.REPEAT:
             return
         case Verdict.GAP:
@@ -128,12 +141,19 @@ def _apply(session: Session, event: Event, progress: _Progress, turn: Turn) -> N
             raise HansaError(Reason.NODE_QUARANTINED)
         case Verdict.APPLY:
             _take(session, event.effect, progress, turn)
-            progress.cursor = progress.cursor.after(event.body)
-            progress.received.append((progress.cursor, event.body))
+            progress.received.append((progress.receiver.applied(event.body), event.body))
 
 
 def _take(session: Session, effect: Effect, progress: _Progress, turn: Turn) -> None:
+    if isinstance(effect, _OfRun) and effect.run_id not in progress.runs and is_restored(session):
+        # Of a job that was submitted after the backup, and that is not taken back.
+        _log.warning("event_of_forgotten_run", node=progress.node, run_id=ascii(effect.run_id[:40]))
+        return
     match effect:
+        case JobReported(job):
+            known, changed = recall_job(session, progress.node, job, turn)
+            progress.runs |= {run_id: found for run_id, found in known.items() if run_id not in progress.runs}
+            progress.recalled |= changed
         case InventoryReported(datasets):
             check_inventory(progress.node, datasets)
             offered = [Dataset(d.dataset_id, progress.node, d.build, d.snapshot) for d in datasets]
@@ -206,4 +226,4 @@ def _write(session: Session, progress: _Progress, turn: Turn) -> None:
         return
     JobRepository(session).change_runs([progress.runs[run_id][1] for run_id in sorted(progress.changed)], turn.now)
     EventRepository(session).append(progress.node, progress.received)
-    SessionRepository(session).move_cursor(progress.node, progress.cursor)
+    SessionRepository(session).move_cursor(progress.node, progress.receiver.cursor)

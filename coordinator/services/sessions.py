@@ -35,6 +35,8 @@ from coordinator.services.reports import Batch, apply_batch
 from coordinator.services.witnessing import Heard, LogKeeper, exchange
 from coordinator.store.outboxes import CommandRepository
 from coordinator.store.sessions import SessionRepository
+from hansa.contract.attach import check_epoch
+from hansa.contract.delivery import Sender
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import NodeId
 from hansa.contract.limits import CLOCK_TOLERANCE, COMMAND_WINDOW, EVENT_WINDOW, SESSION_SILENCE
@@ -143,7 +145,7 @@ class NodeSession:
         self._end = asyncio.Event()
         self._fault: HansaError | None = None
         self._by_epoch = 0
-        self._sent = self._acked = 0
+        self._sender = Sender(0, COMMAND_WINDOW)
         # The size of our log that this session was told of last.
         self._told = 0
         self._clock_ahead: int | None = None
@@ -257,7 +259,7 @@ class NodeSession:
         self._checked(
             await self._desk.commit(lambda session: connect(session, self.node, proof, welcome=welcome, turn=turn))
         )
-        self._sent = self._acked = proof.command_cursor.seq
+        self._sender = Sender(proof.command_cursor.seq, COMMAND_WINDOW)
 
     def _checked(self, standing: Standing) -> Welcome:
         if standing.welcome is None:
@@ -289,12 +291,12 @@ class NodeSession:
             case None:
                 return False
             case Heartbeat():
-                self._under_epoch(frame.epoch)
+                check_epoch(frame.epoch, self.epoch)
                 log = await self._exchange(frame.log)
                 await self._note_clock(frame.wall)
                 await self._out.put(HeartbeatReply(frame.monotonic_ms, self._desk.clock(), log))
             case Event() | CommandAck():
-                self._under_epoch(frame.epoch)
+                check_epoch(frame.epoch, self.epoch)
                 await self._inbox.put(frame)
             case _:
                 raise HansaError(Reason.PROTOCOL_VIOLATION, "The session is attached already.")
@@ -325,10 +327,6 @@ class NodeSession:
             self._told = parse_note(found.answer.checkpoint).checkpoint.size
         return found.answer
 
-    def _under_epoch(self, epoch: int) -> None:
-        if epoch != self.epoch:
-            raise HansaError(Reason.PROTOCOL_VIOLATION, "The frame is of another epoch.")
-
     async def _apply(self) -> None:
         while True:
             frames = [await self._inbox.get()]
@@ -340,18 +338,15 @@ class NodeSession:
     def _batch(self, frames: list[Event | CommandAck]) -> Batch:
         events = [frame for frame in frames if isinstance(frame, Event)]
         acks = [frame.upto_seq for frame in frames if isinstance(frame, CommandAck)]
-        acked = max(acks, default=None)
-        if acked is not None and acked > self._sent:
-            raise HansaError(Reason.PROTOCOL_VIOLATION, "A command is acknowledged that was not sent.")
-        return Batch(node=self.node, epoch=self.epoch, events=events, acked=acked)
+        news = [upto for upto in acks if self._sender.acknowledged(upto)]
+        return Batch(node=self.node, epoch=self.epoch, events=events, acked=max(news, default=None))
 
     async def _apply_batch(self, batch: Batch) -> None:
         turn = self._desk.turn()
         applied = await self._desk.commit(lambda session: apply_batch(session, batch, turn))
         if batch.events:
             await self._out.put(EventAck(self.epoch, applied.upto_seq))
-        if batch.acked is not None and batch.acked > self._acked:
-            self._acked = batch.acked
+        if batch.acked is not None:
             self._desk.bells.ring_node(self.node)
         if applied.fault is not None:
             raise applied.fault
@@ -361,18 +356,18 @@ class NodeSession:
             while True:
                 # Before the look, so that no command falls between look and wait.
                 bell.clear()
-                room = COMMAND_WINDOW - (self._sent - self._acked)
+                room = self._sender.room
                 sent = await self._send_up_to(room) if room > 0 else 0
                 if sent < room or room <= 0:
                     await bell.wait()
 
     async def _send_up_to(self, room: int) -> int:
-        after = self._sent
+        after = self._sender.after
         commands = await self._desk.read(
             lambda session: CommandRepository(session).pending(self.node, after=after, limit=room)
         )
         for command in commands:
             # First the number: the acknowledgement may come while ``put`` waits.
-            self._sent = command.seq
+            self._sender.sending(command.seq)
             await self._out.put(CommandFrame(self.epoch, command.seq, command.prev_hash, command.body))
         return len(commands)

@@ -18,6 +18,7 @@ from coordinator.store.audit import AuditRepository
 from coordinator.store.jobs import JobRepository
 from coordinator.store.statements import StatementRepository, StoredStatement
 from coordinator.store.summaries import SummaryRepository
+from hansa.contract.delivery import Released, check_one_release
 from hansa.contract.digests import digest
 from hansa.contract.envelope import Signed, to_json
 from hansa.contract.errors import HansaError, Reason
@@ -40,11 +41,8 @@ def take_statement(session: Session, released: SummaryReleased, job_id: str, run
     try:
         statement = _verified(session, released, job_id, run)
         known = StatementRepository(session).get(run.run_id)
-        if known is not None and known.digest != statement.digest:
-            raise HansaError(Reason.SUMMARY_CONFLICT, "The node has signed two statements for one run.")
-        uploaded = SummaryRepository(session).digest(run.run_id)
-        if uploaded not in (None, statement.subject):
-            raise HansaError(Reason.SUMMARY_CONFLICT, "The node has uploaded another summary.")
+        before = Released("" if known is None else known.digest, SummaryRepository(session).digest(run.run_id) or b"")
+        check_one_release(before, Released(statement.digest, statement.subject))
         if known is None and not JobRepository(session).announce_summary(run.run_id, statement.subject):
             raise HansaError(Reason.SUMMARY_CONFLICT, "The node has announced another summary.")
     except HansaError as error:

@@ -22,6 +22,7 @@ from coordinator.store.outboxes import CommandRepository
 from coordinator.store.persons import PersonRepository
 from coordinator.store.sessions import SessionRepository
 from hansa.contract import envelope as dsse
+from hansa.contract.delivery import Repeat, repeat
 from hansa.contract.digests import canonical, digest
 from hansa.contract.envelope import Signed
 from hansa.contract.errors import HansaError, Reason
@@ -65,13 +66,9 @@ def submit_job(
             ``COORDINATOR_DRAINING``, ``STORE_FULL``, ``QUOTA_EXCEEDED``, ``OVERLOADED``, or
             what is wrong with the request.
     """
-    spec = _verified(session, signed, caller)
+    spec = verified_job(session, signed, caller)
     jobs = JobRepository(session)
-    envelope_digest = _digest(signed)
-    known = jobs.envelope_digest(spec.job_id)
-    if known is not None:
-        if known != envelope_digest:
-            raise HansaError(Reason.IDEMPOTENCY_MISMATCH, field="job_id")
+    if repeat(jobs.envelope_digest(spec.job_id), _digest(signed), field="job_id") is Repeat.AGAIN:
         return jobs.get(spec.job_id), Changed()
     if intake.draining():
         raise HansaError(Reason.COORDINATOR_DRAINING)
@@ -81,21 +78,35 @@ def submit_job(
     _check(session, spec, turn)
     # Last: who is told to come again later is not refused for another reason then.
     check_room(intake.quotas, _load(session, spec))
-    jobs.add(NewJob(record=_record(spec, turn), project=spec.project, envelope=signed, envelope_digest=envelope_digest))
+    changed = admit_job(session, spec, signed, turn)
+    return jobs.get(spec.job_id), changed
+
+
+def admit_job(session: Session, spec: JobSpec, signed: Signed, turn: Turn) -> Changed:
+    """Store a job that is not there yet, with its runs and offers; return what changed."""
+    envelope_digest = _digest(signed)
+    JobRepository(session).add(
+        NewJob(record=_record(spec, turn), project=spec.project, envelope=signed, envelope_digest=envelope_digest)
+    )
     _offer(session, spec, signed, turn)
     AuditRepository(session).append(
         at=turn.now,
-        actor=caller,
+        actor=spec.submitter,
         action=SUBMITTED,
         subject=f"{spec.job_id} {envelope_digest}",
         facts=logged_submission(spec.job_id, digest(signed.payload)),
     )
-    _log.info("job_submitted", job_id=spec.job_id, submitter=caller, nodes=list(spec.nodes))
-    changed = Changed(frozenset({spec.job_id}), frozenset(spec.nodes), spec.not_after)
-    return jobs.get(spec.job_id), changed
+    _log.info("job_submitted", job_id=spec.job_id, submitter=spec.submitter, nodes=list(spec.nodes))
+    return Changed(frozenset({spec.job_id}), frozenset(spec.nodes), spec.not_after)
 
 
-def _verified(session: Session, signed: Signed, caller: str) -> JobSpec:
+def verified_job(session: Session, signed: Signed, caller: str) -> JobSpec:
+    """Return what ``caller`` has signed and submits.
+
+    Raises:
+        HansaError: ``ENVELOPE_INVALID``; ``UNAUTHENTICATED``, nobody of that name
+            is in the directory in force.
+    """
     spec = parse_job(signed.payload)
     if not signed.key_id == caller == spec.submitter:
         raise HansaError(Reason.ENVELOPE_INVALID, "The caller, the signer and the submitter differ.", field="submitter")

@@ -75,6 +75,11 @@ class NodeRepository:
         self._session.flush()
         return _node(row)
 
+    def expect_restored(self, node: str) -> None:
+        """Record that the node may come once with a store that was restored from a backup."""
+        self._row(node).reconciling = True
+        self._session.flush()
+
     def set_key(self, node: str, key_fingerprint: str) -> None:
         """Record which key the node enrolled with; empty takes it back."""
         self._row(node).key_fingerprint = key_fingerprint

@@ -25,6 +25,12 @@ _HEAD: Final = (
     .order_by(COMMANDS.c.seq.desc())
     .limit(1)
 )
+_BASE: Final = (
+    select(COMMANDS.c.seq, COMMANDS.c.hash)
+    .where(COMMANDS.c.node == bindparam("node"), COMMANDS.c.acked)
+    .order_by(COMMANDS.c.seq.desc())
+    .limit(1)
+)
 _PENDING: Final = (
     select(COMMANDS.c.seq, COMMANDS.c.prev_hash, COMMANDS.c.body)
     .where(COMMANDS.c.node == bindparam("node"), COMMANDS.c.seq > bindparam("after"))
@@ -80,6 +86,11 @@ class CommandRepository:
         row = self._connection.execute(_HEAD, {"node": node}).one_or_none()
         return Head() if row is None else Head(row.seq, row.hash)
 
+    def base(self, node: str) -> Head:
+        """Return the last entry that ``node`` has acknowledged; the start of the chain if none."""
+        row = self._connection.execute(_BASE, {"node": node}).one_or_none()
+        return Head() if row is None else Head(row.seq, row.hash)
+
     def hash_at(self, node: str, seq: int) -> bytes:
         """Return the hash of entry ``seq``; empty if there is none."""
         if seq == 0:
@@ -122,6 +133,10 @@ class CommandRepository:
             gone = delete(COMMANDS).where(COMMANDS.c.node == row.node, COMMANDS.c.seq < below)
             pruned += self._connection.execute(gone).rowcount
         return pruned
+
+    def forget_acknowledgements(self, node: str) -> None:
+        """Send everything again: the node came with a new store."""
+        self._connection.execute(update(COMMANDS).where(COMMANDS.c.node == node).values(acked=False))
 
 
 class EventRepository:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text, text
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from coordinator.store.base import Base, UtcDateTime
@@ -67,6 +67,8 @@ class NodeRow(Base):
     generation: Mapped[int] = mapped_column(BigInteger, default=0)
     event_cursor_seq: Mapped[int] = mapped_column(BigInteger, default=0)
     event_cursor_hash: Mapped[bytes] = mapped_column(LargeBinary, default=b"\0" * 32)
+    # Two operators have said that its store was restored from a backup; until it attaches.
+    reconciling: Mapped[bool] = mapped_column(default=False, server_default=false())
     # By how much its clock was ahead of ours when that changed last; None before its first heartbeat.
     clock_ahead_seconds: Mapped[int | None] = mapped_column(BigInteger)
 

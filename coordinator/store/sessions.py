@@ -13,12 +13,12 @@ from typing import Final
 from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
-from coordinator.domain.attachment import KnownStore
 from coordinator.domain.frames import Hello
 from coordinator.domain.membership import NodeState
 from coordinator.domain.routing import Holding
 from coordinator.store.job_models import NODES
 from coordinator.store.people_models import DatasetRow
+from hansa.contract.attach import NodeSeen
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.outbox import Head
 
@@ -30,6 +30,7 @@ _STANDING: Final = (
         NODES.c.generation,
         NODES.c.event_cursor_seq,
         NODES.c.event_cursor_hash,
+        NODES.c.reconciling,
     )
     .where(NODES.c.node == bindparam("node"))
     .with_for_update()
@@ -47,7 +48,7 @@ class NodeStanding:
 
     state: NodeState
     epoch: int
-    store: KnownStore
+    store: NodeSeen
 
 
 class SessionRepository:
@@ -66,7 +67,9 @@ class SessionRepository:
         if row is None:
             raise HansaError(Reason.NODE_UNKNOWN)
         cursor = Head(row.event_cursor_seq, row.event_cursor_hash)
-        store = KnownStore(uuid=row.store_uuid, generation=row.generation, event_cursor=cursor)
+        store = NodeSeen(
+            uuid=row.store_uuid, generation=row.generation, event_cursor=cursor, reconciling=row.reconciling
+        )
         return NodeStanding(state=NodeState(row.state), epoch=row.epoch, store=store)
 
     def open_epoch(self, node: str, epoch: int, hello: Hello) -> None:
@@ -74,7 +77,7 @@ class SessionRepository:
         self._connection.execute(
             update(NODES)
             .where(NODES.c.node == node)
-            .values(epoch=epoch, store_uuid=hello.store_uuid, generation=hello.generation)
+            .values(epoch=epoch, store_uuid=hello.store_uuid, generation=hello.generation, reconciling=False)
         )
 
     def connect(self, node: str, now: datetime) -> None:

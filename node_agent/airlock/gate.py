@@ -44,7 +44,7 @@ from node_agent.policy.policy import Policy
 from node_agent.reporting import Bells, Reporter, advance
 from node_agent.store.database import Database
 from node_agent.store.models import AuditLeafRow, ReleaseDecisionRow, RunRow, SummaryRow
-from node_agent.store.outbox import append_event
+from node_agent.store.outbox import append_event, is_reconciled
 
 _log = structlog.get_logger(__name__)
 
@@ -130,7 +130,14 @@ class Gate:
         return Verdict(summary_bytes(cleared.summary) if isinstance(cleared, Cleared) else None, checks)
 
     def admit(self, session: Session, run: RunRow, verdict: Verdict, now: datetime) -> None:
-        """Store ``verdict`` for a run in CHECKING; in the caller's transaction."""
+        """Store ``verdict`` for a run in CHECKING; in the caller's transaction.
+
+        Raises:
+            HansaError: ``EXECUTION_SUPERSEDED``; this store was restored from
+                a backup and may have forgotten that the run has ended.
+        """
+        if not is_reconciled(session):
+            raise HansaError(Reason.EXECUTION_SUPERSEDED, log="this store is not reconciled")
         if verdict.failure is not None:
             self._end(session, run, RunEvent.FAIL, verdict.failure, now)
             return
@@ -162,8 +169,10 @@ class Gate:
         Raises:
             HansaError: ``RUN_UNKNOWN``; ``RELEASE_CONFLICT``, the run does not
                 wait for a decision, or the person has decided otherwise;
-                whatever ``verified_decision`` refuses.
+                ``NODE_NOT_RECONCILED``; whatever ``verified_decision`` refuses.
         """
+        if not is_reconciled(session):
+            raise HansaError(Reason.NODE_NOT_RECONCILED)
         run, row = session.get(RunRow, run_id), session.get(SummaryRow, run_id)
         if run is None:
             raise HansaError(Reason.RUN_UNKNOWN)

@@ -47,6 +47,9 @@ class Action(enum.StrEnum):
     SUMMARY_RELEASED = "summary_released"
     SUMMARY_WITHHELD = "summary_withheld"
     RUN_ENDED = "run_ended"
+    COORDINATOR_RESTORED = "coordinator_restored"
+    RUN_ADOPTED = "run_adopted"
+    STORE_RECONCILED = "store_reconciled"
     COORDINATOR_LOG_FORKED = "coordinator_log_forked"
     COORDINATOR_LOG_ACCEPTED = "coordinator_log_accepted"
     SUBJECTS_ERASED = "subjects_erased"
@@ -249,6 +252,27 @@ def run_ended(run: RunRow) -> Entry:
         "incident": run.incident,
     }
     return Entry(action=Action.RUN_ENDED, facts=facts)
+
+
+def coordinator_restored(generation: int) -> Entry:
+    """Return the entry of a coordinator whose store was restored from a backup: it is told again what it forgot."""
+    return Entry(action=Action.COORDINATOR_RESTORED, facts={"generation": generation})
+
+
+def run_adopted(run: RunRow, statement: str) -> Entry:
+    """Return the entry of an end that this restored store had forgotten.
+
+    Args:
+        run: the run, as it was adopted.
+        statement: the digest of our own statement of its release; empty if it ended otherwise.
+    """
+    facts = {**_of_run(run), "execution": run.execution, "state": run.state, "statement": statement}
+    return Entry(action=Action.RUN_ADOPTED, facts=facts)
+
+
+def store_reconciled(generation: int) -> Entry:
+    """Return the entry that this restored store has adopted all that is recorded of its runs."""
+    return Entry(action=Action.STORE_RECONCILED, facts={"generation": generation})
 
 
 def coordinator_log_forked(seen: Seen, told: Checkpoint) -> Entry:

@@ -8,26 +8,28 @@ the bytes that the researcher signed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 import structlog
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from hansa.contract.delivery import Receiver
 from hansa.contract.envelope import Signed
-from hansa.contract.errors import HansaError, Reason
+from hansa.contract.errors import HansaError, Reason, RunReason
 from hansa.contract.job import parse_job
-from hansa.contract.outbox import Verdict, judge
+from hansa.contract.outbox import Verdict
+from hansa.contract.states import RunState
 from hansa.runtime.reading import read_message
 from hansa.v1 import node_service_pb2, types_pb2
+from node_agent.adoption import Author, Recorded, adopt_run, finish_adoption, is_written_for
 from node_agent.offers import Offers, SignedOffer
 from node_agent.reporting import Reporter, advance
 from node_agent.run_facts import facts_of
 from node_agent.run_rules import when_cancelled
 from node_agent.store.models import RunRow
-from node_agent.store.outbox import append_event, command_cursor, move_command_cursor
+from node_agent.store.outbox import command_cursor, move_command_cursor
+from node_agent.telling import tell_everything
 
 _log = structlog.get_logger(__name__)
 
@@ -68,10 +70,10 @@ class Commands:
                 kind of command that this release does not know. Nothing was
                 applied.
         """
-        cursor = command_cursor(session)
-        verdict = judge(cursor, seq=command.seq, prev_hash=command.prev_hash)
+        receiver = Receiver(command_cursor(session))
+        verdict = receiver.judge(command.seq, command.prev_hash)
         if verdict is Verdict.REPEAT:
-            return Applied(cursor.seq)
+            return Applied(receiver.cursor.seq)
         if verdict is not Verdict.APPLY:
             raise HansaError(Reason.PROTOCOL_VIOLATION, log=f"command {command.seq}: {verdict.name}")
         try:
@@ -79,7 +81,7 @@ class Commands:
         except HansaError as error:
             raise HansaError(Reason.PROTOCOL_VIOLATION, log=f"command {command.seq} cannot be read") from error
         applied = self._effect(session, body, command.seq, now)
-        move_command_cursor(session, cursor.after(command.body))
+        move_command_cursor(session, receiver.applied(command.body))
         return applied
 
     def _effect(self, session: Session, body: node_service_pb2.CommandBody, seq: int, now: datetime) -> Applied:
@@ -90,7 +92,7 @@ class Commands:
         elif kind == "cancel":
             self._cancel(session, body.cancel, now)
         elif kind == "reconcile":
-            self._report_all(session, now)
+            self._reconcile(session, body.reconcile, now)
         elif kind not in ("drain", "renew_now", "trust_update"):
             raise HansaError(Reason.VERSION_UNSUPPORTED, log=f"command {seq} of an unknown kind")
         return Applied(seq, renew=kind == "renew_now", drain=kind == "drain", trust=kind == "trust_update")
@@ -102,10 +104,16 @@ class Commands:
         for due in when_cancelled(facts_of(run), cancel.attempt):
             advance(session, run, due.event, reporter=self._reporter, now=now, reason=due.reason or "")
 
-    def _report_all(self, session: Session, now: datetime) -> None:
-        runs: Sequence[RunRow] = session.scalars(select(RunRow)).all()
-        for run in runs:
-            append_event(session, self._reporter.run(run, now), now)
+    def _reconcile(self, session: Session, reconcile: node_service_pb2.Reconcile, now: datetime) -> None:
+        situation = self._offers.situation
+        author = Author(situation.site.node, situation.keys.signing if situation.keys is not None else "")
+        if is_written_for(session, reconcile.generation):
+            for run in reconcile.runs:
+                adopt_run(session, _recorded(run), author, now)
+            if not reconcile.more:
+                finish_adoption(session, now)
+        if not reconcile.more:
+            tell_everything(session, self._reporter, now, with_jobs=False)
 
 
 def is_offer(command: node_service_pb2.Command) -> bool:
@@ -140,6 +148,18 @@ def _signed(offer: node_service_pb2.Offer) -> SignedOffer:
         key_id=job.key_id,
         signature=job.signature,
         addenda=tuple(_envelope(one) for one in offer.addenda),
+    )
+
+
+def _recorded(run: node_service_pb2.RecordedRun) -> Recorded:
+    return Recorded(
+        run_id=run.run_id,
+        attempt=run.attempt,
+        execution=run.execution,
+        state=RunState(types_pb2.Run.State.Name(run.state)) if run.state else RunState.OFFERED,
+        reason=run.reason if run.reason in set(RunReason) else "",
+        incident=run.incident if run.incident.isascii() else "",
+        statement=_envelope(run.statement) if run.HasField("statement") else None,
     )
 
 

@@ -67,6 +67,8 @@ _REACTIONS: Final[Mapping[Reason, _Reaction]] = {
     Reason.NODE_QUARANTINED: _Reaction(LinkState.REFUSED, 30.0),
     Reason.NODE_REVOKED: _Reaction(LinkState.REFUSED, 60.0),
     Reason.CERTIFICATE_REFUSED: _Reaction(LinkState.REFUSED, 30.0),
+    # It has forgotten what it sent us; none of its commands is applied until its operator has restored it.
+    Reason.COORDINATOR_BEHIND: _Reaction(LinkState.REFUSED, 30.0),
     Reason.PROTOCOL_VIOLATION: _MISFIT,
     Reason.VERSION_UNSUPPORTED: _MISFIT,
     # What it says of the logs is no checkpoint, or no proof.

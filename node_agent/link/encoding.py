@@ -11,6 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hansa.contract.envelope import Signed
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.outbox import Head
+from hansa.contract.receipt import subject_digest
+from hansa.contract.statement import parse_statement
 from hansa.contract.witnessing import LogNews
 from hansa.v1 import node_service_pb2, types_pb2
 from node_agent.audit.witness import ProvenRelease
@@ -84,20 +86,24 @@ class WireReporter:
         body = node_service_pb2.EventBody(occurred_at=timestamp(now), run_reported=report)
         return body.SerializeToString(deterministic=True)
 
-    def released(self, run: RunRow, outgoing: bytes, statement: Signed, now: datetime) -> bytes:
+    def released(self, run: RunRow, outgoing: bytes | None, statement: Signed, now: datetime) -> bytes:
         """Return a ``SummaryReleased`` with the signed statement."""
-        signature = types_pb2.Signature(key_id=statement.key_id, signature=statement.signature)
         report = node_service_pb2.SummaryReleased(
             run_id=run.run_id,
             attempt=run.attempt,
             execution=run.execution,
-            summary_digest=hashlib.sha256(outgoing).digest(),
-            summary_size=len(outgoing),
-            statement=types_pb2.Envelope(
-                payload_type=statement.payload_type, payload=statement.payload, signatures=[signature]
-            ),
+            summary_digest=_subject(statement) if outgoing is None else hashlib.sha256(outgoing).digest(),
+            summary_size=len(outgoing or b""),
+            statement=_envelope(statement),
         )
         body = node_service_pb2.EventBody(occurred_at=timestamp(now), summary_released=report)
+        return body.SerializeToString(deterministic=True)
+
+    def job(self, run: RunRow, now: datetime) -> bytes:
+        """Return a ``JobReported`` of the run's job."""
+        signed = Signed(run.payload_type, run.payload, run.key_id, run.signature)
+        reported = node_service_pb2.JobReported(job=_envelope(signed))
+        body = node_service_pb2.EventBody(occurred_at=timestamp(now), job_reported=reported)
         return body.SerializeToString(deterministic=True)
 
     def release_logged(self, proven: ProvenRelease, now: datetime) -> bytes:
@@ -123,3 +129,12 @@ class WireReporter:
         )
         body = node_service_pb2.EventBody(occurred_at=timestamp(now), inventory_reported=report)
         return body.SerializeToString(deterministic=True)
+
+
+def _envelope(signed: Signed) -> types_pb2.Envelope:
+    signature = types_pb2.Signature(key_id=signed.key_id, signature=signed.signature)
+    return types_pb2.Envelope(payload_type=signed.payload_type, payload=signed.payload, signatures=[signature])
+
+
+def _subject(statement: Signed) -> bytes:
+    return bytes.fromhex(subject_digest(parse_statement(statement.payload)))

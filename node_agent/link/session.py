@@ -17,8 +17,9 @@ from importlib.metadata import version
 from typing import Any, Final
 
 import structlog
-from sqlalchemy.orm import Session as Transaction
 
+from hansa.contract.attach import check_epoch
+from hansa.contract.delivery import Sender
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.limits import EVENT_WINDOW, PROTOCOL_VERSION, SESSION_SILENCE
 from hansa.contract.outbox import Head
@@ -27,12 +28,13 @@ from hansa.runtime.logging import remember
 from hansa.runtime.supervisor import until_first_ends
 from hansa.v1 import node_service_pb2, node_service_pb2_grpc
 from node_agent.audit.witness import LogWitness, Told
+from node_agent.link.attaching import answer_welcome
 from node_agent.link.clock_watch import ClockWatch
 from node_agent.link.commands import Commands, Wishes, directory_wanted, is_offer
-from node_agent.link.encoding import head_message, head_of, log_news_of, moment, put_log_news, timestamp
-from node_agent.reporting import Acknowledged, Bells
+from node_agent.link.encoding import head_of, log_news_of, moment, put_log_news, timestamp
+from node_agent.reporting import Acknowledged, Bells, Reporter
 from node_agent.store.database import Database
-from node_agent.store.outbox import command_cursor, event_head, events_after, hash_at, store_row
+from node_agent.store.outbox import events_after, keep_acked, store_row
 from node_agent.trust.keeper import TrustKeeper
 
 _log = structlog.get_logger(__name__)
@@ -60,6 +62,7 @@ class SessionParts:
     trust: TrustKeeper
     wishes: Wishes
     bells: Bells
+    reporter: Reporter
     clock: Clock
     instance_id: str
     policy_digest: Callable[[], bytes]
@@ -81,7 +84,7 @@ class Session:
         self._parts = parts
         self._stub = stub
         self._writing = asyncio.Lock()
-        self._sent = self._acked = 0
+        self._sender = Sender(0, EVENT_WINDOW)
         self._room = asyncio.Event()
         self._told = Told()
         self._beat_now = asyncio.Event()
@@ -97,7 +100,8 @@ class Session:
         async with self._stream() as call:
             place = await self._attach(call)
             self._parts.wishes.draining = False
-            self._sent = self._acked = self._parts.acknowledged.upto = place.event_cursor.seq
+            self._parts.acknowledged.upto = place.event_cursor.seq
+            self._sender = Sender(place.event_cursor.seq, EVENT_WINDOW)
             attached.set()
             await until_first_ends(self._read(call, place), self._send_events(call, place), self._beat(call, place))
 
@@ -118,7 +122,8 @@ class Session:
                 raise HansaError(Reason.PROTOCOL_VIOLATION, log="no welcome")
             # Before any command comes: what is offered is judged by a clock that was compared.
             self._compare(welcome, time.monotonic() - asked)
-            proof = await self._parts.database.run(lambda session: _proof(session, welcome))
+            reporter, now = self._parts.reporter, self._parts.clock()
+            proof = await self._parts.database.run(lambda session: answer_welcome(session, welcome, reporter, now))
             await self._write(call, head_proof=proof)
         remember(epoch=welcome.epoch)
         _log.info("attached", event_cursor=welcome.event_cursor.seq)
@@ -166,7 +171,7 @@ class Session:
         if kind == "command":
             await self._apply(call, place, frame.command)
         elif kind == "event_ack":
-            self._acknowledged(frame.event_ack.upto_seq)
+            await self._acknowledged(place, frame.event_ack)
         elif kind == "fenced":
             raise HansaError(_fence_reason(frame.fenced.reason), log=f"by epoch {frame.fenced.by_epoch}")
         elif kind == "heartbeat_reply":
@@ -192,15 +197,24 @@ class Session:
         # A cosignature on our log brings out proofs of releases.
         self._parts.bells.events.set()
 
-    def _acknowledged(self, upto_seq: int) -> None:
-        if upto_seq > self._sent:
-            raise HansaError(Reason.PROTOCOL_VIOLATION, log="an event is acknowledged that was not sent")
-        self._acked = self._parts.acknowledged.upto = max(self._acked, upto_seq)
+    async def _acknowledged(self, place: Attached, ack: node_service_pb2.EventAck) -> None:
+        check_epoch(ack.epoch, place.epoch)
+        if self._sender.acknowledged(ack.upto_seq):
+            self._parts.acknowledged.upto = ack.upto_seq
+            # A coordinator that knows less later has forgotten something; and only what it knows is ever pruned.
+            await self._keep_acked(ack.upto_seq)
         self._room.set()
 
+    async def _keep_acked(self, upto_seq: int) -> None:
+        try:
+            await self._parts.database.run(lambda session: keep_acked(session, upto_seq))
+        except HansaError as error:
+            # It is told again at the next attach; what has ended here is still to be told now.
+            if error.reason is not Reason.STORE_FULL:
+                raise
+
     async def _apply(self, call: Any, place: Attached, command: node_service_pb2.Command) -> None:
-        if command.epoch != place.epoch:
-            raise HansaError(Reason.PROTOCOL_VIOLATION, log="command of another epoch")
+        check_epoch(command.epoch, place.epoch)
         if not self._takes(command):
             return
         # The job may be of a directory that was published a moment ago.
@@ -238,19 +252,19 @@ class Session:
     async def _send_events(self, call: Any, place: Attached) -> None:
         while True:
             self._parts.bells.events.clear()
-            room = EVENT_WINDOW - (self._sent - self._acked)
+            room = self._sender.room
             if room <= 0:
                 self._room.clear()
                 await self._room.wait()
                 continue
-            after = self._sent
+            after = self._sender.after
             events = await self._parts.database.run(lambda session: events_after(session, after, room))  # noqa: B023
             for stored in events:
                 event = node_service_pb2.Event(
                     epoch=place.epoch, seq=stored.seq, prev_hash=stored.prev_hash, body=stored.body
                 )
                 # First the number: the acknowledgement may come while we write.
-                self._sent = stored.seq
+                self._sender.sending(stored.seq)
                 await self._write(call, event=event)
                 # What is told is in the log too, which the coordinator is to witness soon.
                 self._beat_now.set()
@@ -284,23 +298,6 @@ class Session:
             async with asyncio.timeout(place.heartbeat_seconds - pause):
                 await self._beat_now.wait()
         self._beat_now.clear()
-
-
-def _proof(session: Transaction, welcome: node_service_pb2.Welcome) -> node_service_pb2.HeadProof:
-    row, cursor = store_row(session), command_cursor(session)
-    if row.coordinator_uuid and row.coordinator_uuid != welcome.store_uuid:
-        raise HansaError(Reason.PROTOCOL_VIOLATION, log="the coordinator has another store")
-    if welcome.command_head.seq < cursor.seq:
-        # The coordinator has forgotten commands: a restored backup.
-        raise HansaError(Reason.PROTOCOL_VIOLATION, log="the coordinator's outbox is behind")
-    row.coordinator_uuid = welcome.store_uuid
-    return node_service_pb2.HeadProof(
-        epoch=welcome.epoch,
-        nonce=welcome.nonce,
-        event_head=head_message(event_head(session)),
-        hash_at_event_cursor=hash_at(session, welcome.event_cursor.seq),
-        command_cursor=head_message(cursor),
-    )
 
 
 def _fence_reason(text: str) -> Reason:

@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import JSON, DateTime, Index, LargeBinary, String, Text, TypeDecorator, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from hansa.contract.digests import CHAIN_START
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """Aware UTC in Python; SQLite forgets the zone."""
@@ -43,6 +45,16 @@ class StoreRow(Base):
     command_seq: Mapped[int]
     command_hash: Mapped[bytes] = mapped_column(LargeBinary)
     coordinator_uuid: Mapped[str] = mapped_column(String(36))
+    # As it was at the last attach; a higher one says that the coordinator's store was restored.
+    coordinator_generation: Mapped[int] = mapped_column(server_default="1")
+    # The last event that the coordinator has acknowledged.
+    event_acked: Mapped[int] = mapped_column(server_default="0")
+    # Where the outbox begins: the place before its first event.
+    event_base_seq: Mapped[int] = mapped_column(server_default="0")
+    event_base_hash: Mapped[bytes] = mapped_column(LargeBinary, server_default=text(f"x'{CHAIN_START.hex()}'"))
+    # Up to this generation, what the coordinator had recorded was adopted; a lower one than
+    # ``generation`` says that nothing may be started or released yet.
+    reconciled_generation: Mapped[int] = mapped_column(server_default="1")
 
 
 class EventRow(Base):

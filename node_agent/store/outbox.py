@@ -1,4 +1,4 @@
-"""The event outbox and the command cursor, inside the caller's transaction."""
+"""The event outbox, the command cursor, and what is kept of the coordinator; inside the caller's transaction."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session
 
+from hansa.contract.attach import CoordinatorSeen, CoordinatorTold
 from hansa.contract.digests import CHAIN_START
 from hansa.contract.outbox import Head
 from hansa.contract.retention import prune_below
@@ -47,22 +48,53 @@ def found_store(session: Session, store_uuid: str) -> None:
                 command_seq=0,
                 command_hash=CHAIN_START,
                 coordinator_uuid="",
+                coordinator_generation=1,
+                event_acked=0,
+                event_base_seq=0,
+                event_base_hash=CHAIN_START,
+                reconciled_generation=1,
             )
         )
+
+
+def is_reconciled(session: Session) -> bool:
+    """Say whether this store knows what it released; one that was restored from a backup may have forgotten it."""
+    row = store_row(session)
+    return row.reconciled_generation >= row.generation
+
+
+def was_restored(session: Session) -> bool:
+    """Say whether the coordinator's store was ever restored from a backup, and may have forgotten what it was told."""
+    return store_row(session).coordinator_generation > 1
 
 
 def event_head(session: Session) -> Head:
     """Return the last event's place in the chain."""
     last = session.scalar(select(EventRow).order_by(EventRow.seq.desc()).limit(1))
-    return Head() if last is None else Head(last.seq, last.hash)
+    return _base(session) if last is None else Head(last.seq, last.hash)
 
 
 def hash_at(session: Session, seq: int) -> bytes:
     """Return the hash of event ``seq``; empty if there is none."""
-    if seq == 0:
-        return CHAIN_START
+    base = _base(session)
+    if seq == base.seq:
+        return base.hash
     row = session.get(EventRow, seq)
     return b"" if row is None else row.hash
+
+
+def _base(session: Session) -> Head:
+    row = store_row(session)
+    return Head(row.event_base_seq, row.event_base_hash)
+
+
+def begin_anew(session: Session, base: Head) -> None:
+    """Drop all events and begin behind ``base``: what a restored store tells is made anew."""
+    session.execute(delete(EventRow))
+    row = store_row(session)
+    row.event_base_seq, row.event_base_hash = base.seq, base.hash
+    row.event_acked = base.seq
+    session.flush()
 
 
 def append_event(session: Session, body: bytes, now: datetime) -> None:
@@ -122,3 +154,29 @@ def move_command_cursor(session: Session, head: Head) -> None:
     """Record that the command at ``head`` is applied; in the transaction that applies it."""
     row = store_row(session)
     row.command_seq, row.command_hash = head.seq, head.hash
+
+
+def coordinator_seen(session: Session) -> CoordinatorSeen:
+    """Return what is kept of the coordinator."""
+    row = store_row(session)
+    return CoordinatorSeen(
+        uuid=row.coordinator_uuid,
+        generation=row.coordinator_generation,
+        acked=row.event_acked,
+        commands=command_cursor(session),
+    )
+
+
+def keep_acked(session: Session, upto_seq: int) -> None:
+    """Record that the coordinator has applied the events up to ``upto_seq``."""
+    row = store_row(session)
+    row.event_acked = max(row.event_acked, upto_seq)
+
+
+def keep_coordinator(session: Session, told: CoordinatorTold, commands: Head) -> None:
+    """Record whom the node has attached to, and where it goes on with the commands."""
+    row = store_row(session)
+    row.coordinator_uuid, row.coordinator_generation = told.uuid, told.generation
+    # Not what it claims beyond what there is: it will say itself what that means.
+    row.event_acked = min(told.event_cursor.seq, event_head(session).seq)
+    move_command_cursor(session, commands)

@@ -73,7 +73,8 @@ def test_a_command_that_is_no_offer_carries_nothing_but_the_name_of_a_run() -> N
 
     assert carried == {
         "cancel": ["run_id", "attempt"],
-        "reconcile": [],
+        # Ends of the node's own runs, believed by a restored store alone, and a release only with its own signature.
+        "reconcile": ["runs", "more", "generation"],
         "drain": [],
         "renew_now": [],
         "trust_update": [],
@@ -93,8 +94,11 @@ def test_no_field_that_reaches_a_node_is_about_policy_logging_code_or_somebodys_
     assert [name for name in sorted(named) if FORBIDDEN.search(name)] == []
 
 
-def test_an_envelope_reaches_a_node_as_a_job_or_as_a_later_passport_and_as_nothing_else() -> None:
-    """So that no approval can be relayed: there is no place for one (and a wrong type is refused)."""
+def test_an_envelope_reaches_a_node_as_a_job_a_later_passport_or_its_own_statement_and_as_nothing_else() -> None:
+    """So that no approval can be relayed: there is no place for one (and a wrong type is refused).
+
+    A recorded run's envelope is the node's own release statement, verified with its own key.
+    """
     holders = []
     for kind in _reachable(sent_to_nodes()):
         holders += [
@@ -103,7 +107,11 @@ def test_an_envelope_reaches_a_node_as_a_job_or_as_a_later_passport_and_as_nothi
             if field.message_type is not None and field.message_type.full_name == "hansa.v1.Envelope"
         ]
 
-    assert sorted(holders) == ["hansa.v1.Offer.addenda", "hansa.v1.Offer.job"]
+    assert sorted(holders) == [
+        "hansa.v1.Offer.addenda",
+        "hansa.v1.Offer.job",
+        "hansa.v1.RecordedRun.statement",
+    ]
 
 
 def test_a_node_serves_nothing_to_a_coordinator() -> None:

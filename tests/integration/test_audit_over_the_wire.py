@@ -73,6 +73,7 @@ class Witness:
             trust=bench.keeper,
             wishes=bench.wishes,
             bells=bench.bells,
+            reporter=bench.reporter,
             clock=utc_now,
             instance_id=str(uuid4()),
             policy_digest=lambda: b"",

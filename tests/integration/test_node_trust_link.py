@@ -118,6 +118,7 @@ def make_link(bench: Bench, live: LiveCoordinator, key: NodeKey) -> Link:
         trust=bench.keeper,
         wishes=bench.wishes,
         bells=bench.bells,
+        reporter=bench.reporter,
         clock=utc_now,
         instance_id=str(uuid4()),
         policy_digest=lambda: b"",

@@ -248,6 +248,7 @@ class Bench:
     keeper: TrustKeeper
     wishes: Wishes
     bells: Bells
+    reporter: WireReporter
     now: datetime = START
     alarmed: bool = False
     clock_wrong: bool = False
@@ -406,6 +407,7 @@ def open_bench(
         situation=situation,
         wishes=wishes,
         bells=bells,
+        reporter=reporter,
         database=database,
         policy=policy_of(policy),
         offers=offers,

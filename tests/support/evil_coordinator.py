@@ -112,6 +112,7 @@ class EvilCoordinator(node_service_pb2_grpc.NodeServiceServicer, trust_service_p
     node_ca: Authority = field(default_factory=lambda: create_authority("node CA", _now()))
     mirror: Mirror = field(default_factory=Mirror)
     store_uuid: str = field(default_factory=lambda: str(uuid4()))
+    generation: int = 1
     # What the node has applied of our commands, and we of its events.
     cursor: Head = field(default_factory=Head)
     events: list[wire.EventBody] = field(default_factory=list)
@@ -229,7 +230,7 @@ class EvilCoordinator(node_service_pb2_grpc.NodeServiceServicer, trust_service_p
             epoch=epoch,
             nonce=hashlib.sha256(str(epoch).encode()).digest(),
             store_uuid=self.store_uuid,
-            generation=1,
+            generation=self.generation,
             event_cursor=wire.Head(seq=self.event_head.seq, hash=self.event_head.hash),
             # One more than is acknowledged: the node may have applied what we sent last.
             command_head=wire.Head(seq=self.cursor.seq + 1, hash=self.cursor.hash),

@@ -61,6 +61,7 @@ class Agent:
             trust=bench.keeper,
             wishes=bench.wishes,
             bells=bench.bells,
+            reporter=bench.reporter,
             clock=lambda: utc_now() + self.skew,
             instance_id=str(uuid4()),
             policy_digest=lambda: b"",

@@ -145,6 +145,15 @@ def resume(invocation: Invocation, name: str, output: str) -> None:
 
 @node.command()
 @click.argument("name", metavar="NODE")
+@remote
+@click.pass_obj
+def reconcile(invocation: Invocation, name: str, output: str) -> None:
+    """Admit quarantined NODE, whose store was restored from a backup."""
+    _change(invocation, output, lambda client: client.admin.reconcile_node(name))
+
+
+@node.command()
+@click.argument("name", metavar="NODE")
 @click.option("--reason", default="", help="For the audit list.")
 @remote
 @click.pass_obj

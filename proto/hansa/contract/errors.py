@@ -92,6 +92,8 @@ class Reason(enum.StrEnum):
     SUMMARY_CONFLICT = "SUMMARY_CONFLICT"
     SUMMARY_CORRUPT = "SUMMARY_CORRUPT"
     RUN_UNKNOWN = "RUN_UNKNOWN"
+    COORDINATOR_BEHIND = "COORDINATOR_BEHIND"
+    NODE_NOT_RECONCILED = "NODE_NOT_RECONCILED"
     # a node's own commands
     AGENT_RUNNING = "AGENT_RUNNING"
     AGENT_UNREACHABLE = "AGENT_UNREACHABLE"
@@ -265,6 +267,13 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = {
     Reason.SUMMARY_CONFLICT: Entry(_EXISTS, "Another summary was stored for this run."),
     Reason.SUMMARY_CORRUPT: Entry(_C.DATA_LOSS, "The uploaded bytes are not what was announced."),
     Reason.RUN_UNKNOWN: Entry(_C.NOT_FOUND, "There is no such run."),
+    Reason.COORDINATOR_BEHIND: Entry(
+        _C.DATA_LOSS,
+        "The coordinator has forgotten what this node has received; its operator has to restore its store.",
+    ),
+    Reason.NODE_NOT_RECONCILED: Entry(
+        _STATE, "This node's store was restored from a backup; two federation operators have to reconcile it first."
+    ),
     Reason.AGENT_RUNNING: Entry(_STATE, "Another agent uses this state folder."),
     Reason.AGENT_UNREACHABLE: Entry(_C.UNAVAILABLE, "The agent does not run; start it with `hansa-node run`."),
     Reason.STATE_FOLDER_INVALID: Entry(_STATE, "The state folder cannot be used."),

@@ -150,6 +150,17 @@ def follow(known: RunState, reported: RunState) -> RunState:
     return reported
 
 
+def adopt(own: RunState, recorded: RunState) -> RunState:
+    """Return what a node holds of a run after its store was restored from a backup.
+
+    What is recorded elsewhere is what this node has reported: an end that the
+    restored store has forgotten is taken over. Its own release is never undone.
+    """
+    if own is RunState.RELEASED or recorded not in RUN_TERMINAL:
+        return own
+    return recorded
+
+
 class JobState(enum.StrEnum):
     """Where a job stands; always derived from its runs."""
 

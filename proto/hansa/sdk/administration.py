@@ -98,6 +98,15 @@ class AdminClient:
         request = wire.ResumeNodeRequest(request_id=self._connection.request_id(), node=node)
         return (await self._connection.call(self._stub.ResumeNode, request)).node
 
+    async def reconcile_node(self, node: str) -> types_pb2.Node:
+        """Admit a quarantined node whose store was restored from a backup.
+
+        Raises:
+            RemoteError: ``PENDING_SECOND``; another operator has to ask too.
+        """
+        request = wire.ReconcileNodeRequest(request_id=self._connection.request_id(), node=node)
+        return (await self._connection.call(self._stub.ReconcileNode, request)).node
+
     async def revoke_node(self, node: str, *, reason: str) -> types_pb2.Node:
         """End the node's membership for good."""
         request = wire.RevokeNodeRequest(request_id=self._connection.request_id(), node=node, reason=reason)

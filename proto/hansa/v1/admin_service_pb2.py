@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from hansa.v1 import types_pb2 as hansa_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1chansa/v1/admin_service.proto\x12\x08hansa.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14hansa/v1/types.proto\"Z\n\x06Person\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0fkey_fingerprint\x18\x03 \x01(\t\x12\r\n\x05roles\x18\x04 \x03(\t\x12\x14\n\x0corganisation\x18\x05 \x01(\tJ\x04\x08\x02\x10\x03\";\n\x12ListPersonsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x13ListPersonsResponse\x12!\n\x07persons\x18\x01 \x03(\x0b\x32\x10.hansa.v1.Person\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"[\n\x11InviteNodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x15\n\rvalid_seconds\x18\x03 \x01(\r\x12\r\n\x05\x61gain\x18\x04 \x01(\x08\"l\n\x12InviteNodeResponse\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06secret\x18\x03 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\tJ\x04\x08\x01\x10\x02\"O\n\x12\x43onfirmNodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x17\n\x0fkey_fingerprint\x18\x03 \x01(\t\"3\n\x13\x43onfirmNodeResponse\x12\x1c\n\x04node\x18\x01 \x01(\x0b\x32\x0e.hansa.v1.Node\"F\n\x12SuspendNodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"3\n\x13SuspendNodeResponse\x12\x1c\n\x04node\x18\x01 \x01(\x0b\x32\x0e.hansa.v1.Node\"5\n\x11ResumeNodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\"2\n\x12ResumeNodeResponse\x12\x1c\n\x04node\x18\x01 \x01(\x0b\x32\x0e.hansa.v1.Node\"E\n\x11RevokeNodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"2\n\x12RevokeNodeResponse\x12\x1c\n\x04node\x18\x01 \x01(\x0b\x32\x0e.hansa.v1.Node\"\x85\x01\n\x08Proposal\x12\x13\n\x0bproposal_id\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x13\n\x0bproposed_by\x18\x04 \x01(\t\x12.\n\nexpires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"=\n\x14ListProposalsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x15ListProposalsResponse\x12%\n\tproposals\x18\x01 \x03(\x0b\x32\x12.hansa.v1.Proposal\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"B\n\x17WithdrawProposalRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bproposal_id\x18\x02 \x01(\t\"@\n\x18WithdrawProposalResponse\x12$\n\x08proposal\x18\x01 \x01(\x0b\x32\x12.hansa.v1.Proposal\"2\n\x13PublishTrustRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"\x95\x01\n\x14PublishTrustResponse\x12\x14\n\x0croot_version\x18\x01 \x01(\x04\x12\x17\n\x0ftargets_version\x18\x02 \x01(\x04\x12\x18\n\x10snapshot_version\x18\x03 \x01(\x04\x12\x19\n\x11timestamp_version\x18\x04 \x01(\x04\x12\x19\n\x11\x64irectory_version\x18\x05 \x01(\x04\"s\n\nAuditEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\"9\n\x10ListAuditRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x11ListAuditResponse\x12%\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x14.hansa.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"[\n\tAuditLeaf\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12#\n\x05\x65ntry\x18\x03 \x01(\x0b\x32\x14.hansa.v1.AuditEntry\x12\x0c\n\x04salt\x18\x04 \x01(\x0c\"6\n\x16ListAuditLeavesRequest\x12\r\n\x05start\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\r\">\n\x17ListAuditLeavesResponse\x12#\n\x06leaves\x18\x01 \x03(\x0b\x32\x13.hansa.v1.AuditLeaf\"\x16\n\x14GetCheckpointRequest\"+\n\x15GetCheckpointResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\"4\n\x15ProveInclusionRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\":\n\x16ProveInclusionResponse\x12\x11\n\tleaf_hash\x18\x01 \x01(\x0c\x12\r\n\x05proof\x18\x02 \x03(\x0c\"=\n\x17ProveConsistencyRequest\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\")\n\x18ProveConsistencyResponse\x12\r\n\x05proof\x18\x01 \x03(\x0c\x32\xeb\x08\n\x0c\x41\x64minService\x12J\n\x0bListPersons\x12\x1c.hansa.v1.ListPersonsRequest\x1a\x1d.hansa.v1.ListPersonsResponse\x12G\n\nInviteNode\x12\x1b.hansa.v1.InviteNodeRequest\x1a\x1c.hansa.v1.InviteNodeResponse\x12J\n\x0b\x43onfirmNode\x12\x1c.hansa.v1.ConfirmNodeRequest\x1a\x1d.hansa.v1.ConfirmNodeResponse\x12J\n\x0bSuspendNode\x12\x1c.hansa.v1.SuspendNodeRequest\x1a\x1d.hansa.v1.SuspendNodeResponse\x12G\n\nResumeNode\x12\x1b.hansa.v1.ResumeNodeRequest\x1a\x1c.hansa.v1.ResumeNodeResponse\x12G\n\nRevokeNode\x12\x1b.hansa.v1.RevokeNodeRequest\x1a\x1c.hansa.v1.RevokeNodeResponse\x12P\n\rListProposals\x12\x1e.hansa.v1.ListProposalsRequest\x1a\x1f.hansa.v1.ListProposalsResponse\x12Y\n\x10WithdrawProposal\x12!.hansa.v1.WithdrawProposalRequest\x1a\".hansa.v1.WithdrawProposalResponse\x12O\n\x0cPublishTrust\x12\x1d.hansa.v1.PublishTrustRequest\x1a\x1e.hansa.v1.PublishTrustResponse(\x01\x12\x44\n\tListAudit\x12\x1a.hansa.v1.ListAuditRequest\x1a\x1b.hansa.v1.ListAuditResponse\x12V\n\x0fListAuditLeaves\x12 .hansa.v1.ListAuditLeavesRequest\x1a!.hansa.v1.ListAuditLeavesResponse\x12P\n\rGetCheckpoint\x12\x1e.hansa.v1.GetCheckpointRequest\x1a\x1f.hansa.v1.GetCheckpointResponse\x12S\n\x0eProveInclusion\x12\x1f.hansa.v1.ProveInclusionRequest\x1a .hansa.v1.ProveInclusionResponse\x12Y\n\x10ProveConsistency\x12!.hansa.v1.ProveConsistencyRequest\x1a\".hansa.v1.ProveConsistencyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1chansa/v1/admin_service.proto\x12\x08hansa.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14hansa/v1/types.proto\"Z\n\x06Person\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0fkey_fingerprint\x18\x03 \x01(\t\x12\r\n\x05roles\x18\x04 \x03(\t\x12\x14\n\x0corganisation\x18\x05 \x01(\tJ\x04\x08\x02\x10\x03\";\n\x12ListPersonsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x13ListPersonsResponse\x12!\n\x07persons\x18\x01 \x03(\x0b\x32\x10.hansa.v1.Person\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"[\n\x11InviteNodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x15\n\rvalid_seconds\x18\x03 \x01(\r\x12\r\n\x05\x61gain\x18\x04 \x01(\x08\"l\n\x12InviteNodeResponse\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06secret\x18\x03 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\tJ\x04\x08\x01\x10\x02\"O\n\x12\x43onfirmNodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x17\n\x0fkey_fingerprint\x18\x03 \x01(\t\"3\n\x13\x43onfirmNodeResponse\x12\x1c\n\x04node\x18\x01 \x01(\x0b\x32\x0e.hansa.v1.Node\"F\n\x12SuspendNodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"3\n\x13SuspendNodeResponse\x12\x1c\n\x04node\x18\x01 \x01(\x0b\x32\x0e.hansa.v1.Node\"5\n\x11ResumeNodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\"2\n\x12ResumeNodeResponse\x12\x1c\n\x04node\x18\x01 \x01(\x0b\x32\x0e.hansa.v1.Node\"8\n\x14ReconcileNodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\"5\n\x15ReconcileNodeResponse\x12\x1c\n\x04node\x18\x01 \x01(\x0b\x32\x0e.hansa.v1.Node\"E\n\x11RevokeNodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"2\n\x12RevokeNodeResponse\x12\x1c\n\x04node\x18\x01 \x01(\x0b\x32\x0e.hansa.v1.Node\"\x85\x01\n\x08Proposal\x12\x13\n\x0bproposal_id\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x13\n\x0bproposed_by\x18\x04 \x01(\t\x12.\n\nexpires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"=\n\x14ListProposalsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x15ListProposalsResponse\x12%\n\tproposals\x18\x01 \x03(\x0b\x32\x12.hansa.v1.Proposal\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"B\n\x17WithdrawProposalRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bproposal_id\x18\x02 \x01(\t\"@\n\x18WithdrawProposalResponse\x12$\n\x08proposal\x18\x01 \x01(\x0b\x32\x12.hansa.v1.Proposal\"2\n\x13PublishTrustRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"\x95\x01\n\x14PublishTrustResponse\x12\x14\n\x0croot_version\x18\x01 \x01(\x04\x12\x17\n\x0ftargets_version\x18\x02 \x01(\x04\x12\x18\n\x10snapshot_version\x18\x03 \x01(\x04\x12\x19\n\x11timestamp_version\x18\x04 \x01(\x04\x12\x19\n\x11\x64irectory_version\x18\x05 \x01(\x04\"s\n\nAuditEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\"9\n\x10ListAuditRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x11ListAuditResponse\x12%\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x14.hansa.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"[\n\tAuditLeaf\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12#\n\x05\x65ntry\x18\x03 \x01(\x0b\x32\x14.hansa.v1.AuditEntry\x12\x0c\n\x04salt\x18\x04 \x01(\x0c\"6\n\x16ListAuditLeavesRequest\x12\r\n\x05start\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\r\">\n\x17ListAuditLeavesResponse\x12#\n\x06leaves\x18\x01 \x03(\x0b\x32\x13.hansa.v1.AuditLeaf\"\x16\n\x14GetCheckpointRequest\"+\n\x15GetCheckpointResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\"4\n\x15ProveInclusionRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\":\n\x16ProveInclusionResponse\x12\x11\n\tleaf_hash\x18\x01 \x01(\x0c\x12\r\n\x05proof\x18\x02 \x03(\x0c\"=\n\x17ProveConsistencyRequest\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\")\n\x18ProveConsistencyResponse\x12\r\n\x05proof\x18\x01 \x03(\x0c\x32\xbd\t\n\x0c\x41\x64minService\x12J\n\x0bListPersons\x12\x1c.hansa.v1.ListPersonsRequest\x1a\x1d.hansa.v1.ListPersonsResponse\x12G\n\nInviteNode\x12\x1b.hansa.v1.InviteNodeRequest\x1a\x1c.hansa.v1.InviteNodeResponse\x12J\n\x0b\x43onfirmNode\x12\x1c.hansa.v1.ConfirmNodeRequest\x1a\x1d.hansa.v1.ConfirmNodeResponse\x12J\n\x0bSuspendNode\x12\x1c.hansa.v1.SuspendNodeRequest\x1a\x1d.hansa.v1.SuspendNodeResponse\x12G\n\nResumeNode\x12\x1b.hansa.v1.ResumeNodeRequest\x1a\x1c.hansa.v1.ResumeNodeResponse\x12P\n\rReconcileNode\x12\x1e.hansa.v1.ReconcileNodeRequest\x1a\x1f.hansa.v1.ReconcileNodeResponse\x12G\n\nRevokeNode\x12\x1b.hansa.v1.RevokeNodeRequest\x1a\x1c.hansa.v1.RevokeNodeResponse\x12P\n\rListProposals\x12\x1e.hansa.v1.ListProposalsRequest\x1a\x1f.hansa.v1.ListProposalsResponse\x12Y\n\x10WithdrawProposal\x12!.hansa.v1.WithdrawProposalRequest\x1a\".hansa.v1.WithdrawProposalResponse\x12O\n\x0cPublishTrust\x12\x1d.hansa.v1.PublishTrustRequest\x1a\x1e.hansa.v1.PublishTrustResponse(\x01\x12\x44\n\tListAudit\x12\x1a.hansa.v1.ListAuditRequest\x1a\x1b.hansa.v1.ListAuditResponse\x12V\n\x0fListAuditLeaves\x12 .hansa.v1.ListAuditLeavesRequest\x1a!.hansa.v1.ListAuditLeavesResponse\x12P\n\rGetCheckpoint\x12\x1e.hansa.v1.GetCheckpointRequest\x1a\x1f.hansa.v1.GetCheckpointResponse\x12S\n\x0eProveInclusion\x12\x1f.hansa.v1.ProveInclusionRequest\x1a .hansa.v1.ProveInclusionResponse\x12Y\n\x10ProveConsistency\x12!.hansa.v1.ProveConsistencyRequest\x1a\".hansa.v1.ProveConsistencyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,48 +55,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESUMENODEREQUEST']._serialized_end=848
   _globals['_RESUMENODERESPONSE']._serialized_start=850
   _globals['_RESUMENODERESPONSE']._serialized_end=900
-  _globals['_REVOKENODEREQUEST']._serialized_start=902
-  _globals['_REVOKENODEREQUEST']._serialized_end=971
-  _globals['_REVOKENODERESPONSE']._serialized_start=973
-  _globals['_REVOKENODERESPONSE']._serialized_end=1023
-  _globals['_PROPOSAL']._serialized_start=1026
-  _globals['_PROPOSAL']._serialized_end=1159
-  _globals['_LISTPROPOSALSREQUEST']._serialized_start=1161
-  _globals['_LISTPROPOSALSREQUEST']._serialized_end=1222
-  _globals['_LISTPROPOSALSRESPONSE']._serialized_start=1224
-  _globals['_LISTPROPOSALSRESPONSE']._serialized_end=1311
-  _globals['_WITHDRAWPROPOSALREQUEST']._serialized_start=1313
-  _globals['_WITHDRAWPROPOSALREQUEST']._serialized_end=1379
-  _globals['_WITHDRAWPROPOSALRESPONSE']._serialized_start=1381
-  _globals['_WITHDRAWPROPOSALRESPONSE']._serialized_end=1445
-  _globals['_PUBLISHTRUSTREQUEST']._serialized_start=1447
-  _globals['_PUBLISHTRUSTREQUEST']._serialized_end=1497
-  _globals['_PUBLISHTRUSTRESPONSE']._serialized_start=1500
-  _globals['_PUBLISHTRUSTRESPONSE']._serialized_end=1649
-  _globals['_AUDITENTRY']._serialized_start=1651
-  _globals['_AUDITENTRY']._serialized_end=1766
-  _globals['_LISTAUDITREQUEST']._serialized_start=1768
-  _globals['_LISTAUDITREQUEST']._serialized_end=1825
-  _globals['_LISTAUDITRESPONSE']._serialized_start=1827
-  _globals['_LISTAUDITRESPONSE']._serialized_end=1910
-  _globals['_AUDITLEAF']._serialized_start=1912
-  _globals['_AUDITLEAF']._serialized_end=2003
-  _globals['_LISTAUDITLEAVESREQUEST']._serialized_start=2005
-  _globals['_LISTAUDITLEAVESREQUEST']._serialized_end=2059
-  _globals['_LISTAUDITLEAVESRESPONSE']._serialized_start=2061
-  _globals['_LISTAUDITLEAVESRESPONSE']._serialized_end=2123
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=2125
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=2147
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=2149
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=2192
-  _globals['_PROVEINCLUSIONREQUEST']._serialized_start=2194
-  _globals['_PROVEINCLUSIONREQUEST']._serialized_end=2246
-  _globals['_PROVEINCLUSIONRESPONSE']._serialized_start=2248
-  _globals['_PROVEINCLUSIONRESPONSE']._serialized_end=2306
-  _globals['_PROVECONSISTENCYREQUEST']._serialized_start=2308
-  _globals['_PROVECONSISTENCYREQUEST']._serialized_end=2369
-  _globals['_PROVECONSISTENCYRESPONSE']._serialized_start=2371
-  _globals['_PROVECONSISTENCYRESPONSE']._serialized_end=2412
-  _globals['_ADMINSERVICE']._serialized_start=2415
-  _globals['_ADMINSERVICE']._serialized_end=3546
+  _globals['_RECONCILENODEREQUEST']._serialized_start=902
+  _globals['_RECONCILENODEREQUEST']._serialized_end=958
+  _globals['_RECONCILENODERESPONSE']._serialized_start=960
+  _globals['_RECONCILENODERESPONSE']._serialized_end=1013
+  _globals['_REVOKENODEREQUEST']._serialized_start=1015
+  _globals['_REVOKENODEREQUEST']._serialized_end=1084
+  _globals['_REVOKENODERESPONSE']._serialized_start=1086
+  _globals['_REVOKENODERESPONSE']._serialized_end=1136
+  _globals['_PROPOSAL']._serialized_start=1139
+  _globals['_PROPOSAL']._serialized_end=1272
+  _globals['_LISTPROPOSALSREQUEST']._serialized_start=1274
+  _globals['_LISTPROPOSALSREQUEST']._serialized_end=1335
+  _globals['_LISTPROPOSALSRESPONSE']._serialized_start=1337
+  _globals['_LISTPROPOSALSRESPONSE']._serialized_end=1424
+  _globals['_WITHDRAWPROPOSALREQUEST']._serialized_start=1426
+  _globals['_WITHDRAWPROPOSALREQUEST']._serialized_end=1492
+  _globals['_WITHDRAWPROPOSALRESPONSE']._serialized_start=1494
+  _globals['_WITHDRAWPROPOSALRESPONSE']._serialized_end=1558
+  _globals['_PUBLISHTRUSTREQUEST']._serialized_start=1560
+  _globals['_PUBLISHTRUSTREQUEST']._serialized_end=1610
+  _globals['_PUBLISHTRUSTRESPONSE']._serialized_start=1613
+  _globals['_PUBLISHTRUSTRESPONSE']._serialized_end=1762
+  _globals['_AUDITENTRY']._serialized_start=1764
+  _globals['_AUDITENTRY']._serialized_end=1879
+  _globals['_LISTAUDITREQUEST']._serialized_start=1881
+  _globals['_LISTAUDITREQUEST']._serialized_end=1938
+  _globals['_LISTAUDITRESPONSE']._serialized_start=1940
+  _globals['_LISTAUDITRESPONSE']._serialized_end=2023
+  _globals['_AUDITLEAF']._serialized_start=2025
+  _globals['_AUDITLEAF']._serialized_end=2116
+  _globals['_LISTAUDITLEAVESREQUEST']._serialized_start=2118
+  _globals['_LISTAUDITLEAVESREQUEST']._serialized_end=2172
+  _globals['_LISTAUDITLEAVESRESPONSE']._serialized_start=2174
+  _globals['_LISTAUDITLEAVESRESPONSE']._serialized_end=2236
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=2238
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=2260
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=2262
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=2305
+  _globals['_PROVEINCLUSIONREQUEST']._serialized_start=2307
+  _globals['_PROVEINCLUSIONREQUEST']._serialized_end=2359
+  _globals['_PROVEINCLUSIONRESPONSE']._serialized_start=2361
+  _globals['_PROVEINCLUSIONRESPONSE']._serialized_end=2419
+  _globals['_PROVECONSISTENCYREQUEST']._serialized_start=2421
+  _globals['_PROVECONSISTENCYREQUEST']._serialized_end=2482
+  _globals['_PROVECONSISTENCYRESPONSE']._serialized_start=2484
+  _globals['_PROVECONSISTENCYRESPONSE']._serialized_end=2525
+  _globals['_ADMINSERVICE']._serialized_start=2528
+  _globals['_ADMINSERVICE']._serialized_end=3741
 # @@protoc_insertion_point(module_scope)

@@ -63,6 +63,11 @@ class AdminServiceStub:
                 request_serializer=hansa_dot_v1_dot_admin__service__pb2.ResumeNodeRequest.SerializeToString,
                 response_deserializer=hansa_dot_v1_dot_admin__service__pb2.ResumeNodeResponse.FromString,
                 _registered_method=True)
+        self.ReconcileNode = channel.unary_unary(
+                '/hansa.v1.AdminService/ReconcileNode',
+                request_serializer=hansa_dot_v1_dot_admin__service__pb2.ReconcileNodeRequest.SerializeToString,
+                response_deserializer=hansa_dot_v1_dot_admin__service__pb2.ReconcileNodeResponse.FromString,
+                _registered_method=True)
         self.RevokeNode = channel.unary_unary(
                 '/hansa.v1.AdminService/RevokeNode',
                 request_serializer=hansa_dot_v1_dot_admin__service__pb2.RevokeNodeRequest.SerializeToString,
@@ -147,6 +152,14 @@ class AdminServiceServicer:
 
     def ResumeNode(self, request, context):
         """(two)
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReconcileNode(self, request, context):
+        """(two) Admits a quarantined node whose store was restored from a backup: it
+        is told what is recorded of its runs, and adopts it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -242,6 +255,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ResumeNode,
                     request_deserializer=hansa_dot_v1_dot_admin__service__pb2.ResumeNodeRequest.FromString,
                     response_serializer=hansa_dot_v1_dot_admin__service__pb2.ResumeNodeResponse.SerializeToString,
+            ),
+            'ReconcileNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReconcileNode,
+                    request_deserializer=hansa_dot_v1_dot_admin__service__pb2.ReconcileNodeRequest.FromString,
+                    response_serializer=hansa_dot_v1_dot_admin__service__pb2.ReconcileNodeResponse.SerializeToString,
             ),
             'RevokeNode': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeNode,
@@ -428,6 +446,33 @@ class AdminService:
             '/hansa.v1.AdminService/ResumeNode',
             hansa_dot_v1_dot_admin__service__pb2.ResumeNodeRequest.SerializeToString,
             hansa_dot_v1_dot_admin__service__pb2.ResumeNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReconcileNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hansa.v1.AdminService/ReconcileNode',
+            hansa_dot_v1_dot_admin__service__pb2.ReconcileNodeRequest.SerializeToString,
+            hansa_dot_v1_dot_admin__service__pb2.ReconcileNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

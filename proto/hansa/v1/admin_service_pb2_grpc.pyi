@@ -47,6 +47,10 @@ class AdminServiceStub:
     """Reversible: the node's calls are refused until it is resumed."""
     ResumeNode: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ResumeNodeRequest, _admin_service_pb2.ResumeNodeResponse]
     """(two)"""
+    ReconcileNode: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ReconcileNodeRequest, _admin_service_pb2.ReconcileNodeResponse]
+    """(two) Admits a quarantined node whose store was restored from a backup: it
+    is told what is recorded of its runs, and adopts it.
+    """
     RevokeNode: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeNodeRequest, _admin_service_pb2.RevokeNodeResponse]
     """(two) Final."""
     ListProposals: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListProposalsRequest, _admin_service_pb2.ListProposalsResponse]
@@ -86,6 +90,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Reversible: the node's calls are refused until it is resumed."""
     ResumeNode: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ResumeNodeRequest, _admin_service_pb2.ResumeNodeResponse]  # type: ignore[assignment]
     """(two)"""
+    ReconcileNode: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ReconcileNodeRequest, _admin_service_pb2.ReconcileNodeResponse]  # type: ignore[assignment]
+    """(two) Admits a quarantined node whose store was restored from a backup: it
+    is told what is recorded of its runs, and adopts it.
+    """
     RevokeNode: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeNodeRequest, _admin_service_pb2.RevokeNodeResponse]  # type: ignore[assignment]
     """(two) Final."""
     ListProposals: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListProposalsRequest, _admin_service_pb2.ListProposalsResponse]  # type: ignore[assignment]
@@ -152,6 +160,16 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.ResumeNodeResponse, _abc.Awaitable[_admin_service_pb2.ResumeNodeResponse]]:
         """(two)"""
+
+    @_abc_1.abstractmethod
+    def ReconcileNode(
+        self,
+        request: _admin_service_pb2.ReconcileNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ReconcileNodeResponse, _abc.Awaitable[_admin_service_pb2.ReconcileNodeResponse]]:
+        """(two) Admits a quarantined node whose store was restored from a backup: it
+        is told what is recorded of its runs, and adopts it.
+        """
 
     @_abc_1.abstractmethod
     def RevokeNode(

@@ -168,6 +168,7 @@ class Welcome(_message.Message):
     COMMAND_HEAD_FIELD_NUMBER: _builtins.int
     HEARTBEAT_SECONDS_FIELD_NUMBER: _builtins.int
     WALL_FIELD_NUMBER: _builtins.int
+    COMMAND_BASE_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     nonce: _builtins.bytes
     store_uuid: _builtins.str
@@ -185,6 +186,12 @@ class Welcome(_message.Message):
     def wall(self) -> _timestamp_pb2.Timestamp:
         """The coordinator's clock, which the node compares with its own before it takes work."""
 
+    @_builtins.property
+    def command_base(self) -> Global___Head:
+        """The last command that the coordinator knows this node to have applied:
+        where a node goes on whose coordinator was restored from a backup.
+        """
+
     def __init__(
         self,
         *,
@@ -196,10 +203,11 @@ class Welcome(_message.Message):
         command_head: Global___Head | None = ...,
         heartbeat_seconds: _builtins.int = ...,
         wall: _timestamp_pb2.Timestamp | None = ...,
+        command_base: Global___Head | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command_head", b"command_head", "event_cursor", b"event_cursor", "wall", b"wall"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command_base", b"command_base", "command_head", b"command_head", "event_cursor", b"event_cursor", "wall", b"wall"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_head", b"command_head", "epoch", b"epoch", "event_cursor", b"event_cursor", "generation", b"generation", "heartbeat_seconds", b"heartbeat_seconds", "nonce", b"nonce", "store_uuid", b"store_uuid", "wall", b"wall"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_base", b"command_base", "command_head", b"command_head", "epoch", b"epoch", "event_cursor", b"event_cursor", "generation", b"generation", "heartbeat_seconds", b"heartbeat_seconds", "nonce", b"nonce", "store_uuid", b"store_uuid", "wall", b"wall"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -281,6 +289,7 @@ class EventBody(_message.Message):
     INVENTORY_REPORTED_FIELD_NUMBER: _builtins.int
     SUMMARY_RELEASED_FIELD_NUMBER: _builtins.int
     RELEASE_LOGGED_FIELD_NUMBER: _builtins.int
+    JOB_REPORTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -291,6 +300,8 @@ class EventBody(_message.Message):
     def summary_released(self) -> Global___SummaryReleased: ...
     @_builtins.property
     def release_logged(self) -> Global___ReleaseLogged: ...
+    @_builtins.property
+    def job_reported(self) -> Global___JobReported: ...
     def __init__(
         self,
         *,
@@ -299,12 +310,13 @@ class EventBody(_message.Message):
         inventory_reported: Global___InventoryReported | None = ...,
         summary_released: Global___SummaryReleased | None = ...,
         release_logged: Global___ReleaseLogged | None = ...,
+        job_reported: Global___JobReported | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "inventory_reported", b"inventory_reported", "occurred_at", b"occurred_at", "release_logged", b"release_logged", "run_reported", b"run_reported", "summary_released", b"summary_released"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "inventory_reported", b"inventory_reported", "job_reported", b"job_reported", "occurred_at", b"occurred_at", "release_logged", b"release_logged", "run_reported", b"run_reported", "summary_released", b"summary_released"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "inventory_reported", b"inventory_reported", "occurred_at", b"occurred_at", "release_logged", b"release_logged", "run_reported", b"run_reported", "summary_released", b"summary_released"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "inventory_reported", b"inventory_reported", "job_reported", b"job_reported", "occurred_at", b"occurred_at", "release_logged", b"release_logged", "run_reported", b"run_reported", "summary_released", b"summary_released"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["run_reported", "inventory_reported", "summary_released", "release_logged"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["run_reported", "inventory_reported", "summary_released", "release_logged", "job_reported"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -449,6 +461,31 @@ class ReleaseLogged(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReleaseLogged: _TypeAlias = ReleaseLogged  # noqa: Y015
+
+@_typing.final
+class JobReported(_message.Message):
+    """A job that this node knows, as its researcher signed it. Sent once for each
+    run, before its state, to a coordinator whose store was restored from a backup
+    and that may have forgotten the job.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> _types_pb2.Envelope: ...
+    def __init__(
+        self,
+        *,
+        job: _types_pb2.Envelope | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobReported: _TypeAlias = JobReported  # noqa: Y015
 
 @_typing.final
 class EventAck(_message.Message):
@@ -613,20 +650,82 @@ Global___Cancel: _TypeAlias = Cancel  # noqa: Y015
 
 @_typing.final
 class Reconcile(_message.Message):
-    """The node reports the state of each run it knows, again."""
+    """What the coordinator has recorded of the node's runs, for a store that was
+    restored from a backup. The node adopts it, then reports the state of each run
+    it knows, again. Without runs it only reports.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    RUNS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """Another Reconcile follows; the node reports after the last."""
+    generation: _builtins.int
+    """Of the node's store that this was written for. A node whose store was
+    restored once more meanwhile adopts nothing of it.
+    """
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordedRun]: ...
     def __init__(
         self,
+        *,
+        runs: _abc.Iterable[Global___RecordedRun] | None = ...,
+        more: _builtins.bool = ...,
+        generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "more", b"more", "runs", b"runs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Reconcile: _TypeAlias = Reconcile  # noqa: Y015
+
+@_typing.final
+class RecordedRun(_message.Message):
+    """A run as the coordinator has it. An end is taken over, of a run that has not
+    ended at the node the execution number only.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    EXECUTION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    INCIDENT_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    attempt: _builtins.int
+    execution: _builtins.int
+    state: _types_pb2.Run.State.ValueType
+    reason: _builtins.str
+    incident: _builtins.str
+    @_builtins.property
+    def statement(self) -> _types_pb2.Envelope:
+        """Of a released run: the statement that this node has signed."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        execution: _builtins.int = ...,
+        state: _types_pb2.Run.State.ValueType = ...,
+        reason: _builtins.str = ...,
+        incident: _builtins.str = ...,
+        statement: _types_pb2.Envelope | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "execution", b"execution", "incident", b"incident", "reason", b"reason", "run_id", b"run_id", "state", b"state", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordedRun: _TypeAlias = RecordedRun  # noqa: Y015
 
 @_typing.final
 class Drain(_message.Message):
