@@ -13,8 +13,10 @@ from typing import Final, Protocol
 
 import structlog
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from hansa.contract.errors import HansaError
 from node_agent.run_facts import facts_of
 from node_agent.run_rules import STARTED, RunFacts
 from node_agent.store.database import Database
@@ -49,7 +51,11 @@ class Leftovers:
     async def run(self) -> None:
         """Look at the start and every few seconds."""
         while True:
-            await self.step()
+            try:
+                await self.step()
+            except (SQLAlchemyError, HansaError, OSError):
+                # A full disk, say: nothing was half done, and it is looked at again.
+                _log.exception("leftovers_not_seen")
             await asyncio.sleep(_EVERY_SECONDS)
 
     async def step(self) -> None:

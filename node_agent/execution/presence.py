@@ -139,6 +139,8 @@ class Premises:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return WorkerSign.ALIVE
+            except OSError:
+                return WorkerSign.UNKNOWN
         return WorkerSign.DEAD
 
     def clear(self, run: RunFacts) -> bool:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +21,8 @@ from typing import Final
 NOTES: Final = "finished"
 _READ_BYTES: Final = 1 << 20
 _MAX_OUTPUTS: Final = 1024
+# Of one rule: while its files are read, the runner hears nothing else.
+_MAX_BYTES: Final = 1 << 30
 _NOT_CARRIED: Final = frozenset({".snakemake", ".home", "params.json"})
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -49,23 +51,34 @@ def note_finished(control_dir: Path, work: Path, outputs: Sequence[str]) -> None
     if not 0 < len(outputs) <= _MAX_OUTPUTS:
         return
     try:
+        if sum(_size(work, path) for path in outputs) > _MAX_BYTES:
+            return
         found = [Output(path, _digest(work, path)) for path in outputs]
     except (NotCarriedError, OSError):
         return
     _note(control_dir, found)
 
 
-def carry_over(control_dir: Path, work: Path) -> int:
+def carry_over(control_dir: Path, work: Path, *, max_bytes: int, goes_on: Callable[[], bool] = lambda: True) -> int:
     """Begin ``work`` with what the execution before left; return how many files were taken.
 
     Both folders are ours alone still. What was taken is noted again, for the
     execution after this one.
+
+    Args:
+        control_dir: the new execution's folder that no sandbox sees.
+        work: its scratch folder.
+        max_bytes: how much is taken at most.
+        goes_on: asked between two rules, whether to take more.
     """
     before = _execution_before(work)
     if before is None:
         return 0
-    count = 0
+    count, room = 0, max_bytes
     for outputs in _noted(before.with_name(f"{before.name}.ctl")):
+        room -= _sizes(before, outputs)
+        if room < 0 or not goes_on():
+            break
         taken = [output for output in outputs if _take(before, work, output)]
         if len(taken) == len(outputs):
             _note(control_dir, outputs)
@@ -114,6 +127,20 @@ def _take(before: Path, work: Path, output: Output) -> bool:
         return True
     target.unlink()
     return False
+
+
+def _sizes(work: Path, outputs: Sequence[Output]) -> int:
+    """Return how large the files are; what cannot be opened is not taken either."""
+    total = 0
+    for output in outputs:
+        with contextlib.suppress(NotCarriedError, OSError):
+            total += _size(work, output.path)
+    return total
+
+
+def _size(work: Path, path: str) -> int:
+    with _opened(work, path) as file:
+        return os.fstat(file).st_size
 
 
 def _digest(work: Path, path: str) -> str:

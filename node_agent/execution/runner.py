@@ -141,7 +141,7 @@ class Runner:
     ) -> tuple[RunReason | None, str | None]:
         try:
             if resumable:
-                _carry_over(claimed, log)
+                _carry_over(claimed, heart, log)
             ending = self._execute(claimed, heart, log, resumable=resumable)
             reason = failure(ending)
             if reason is not None:
@@ -187,12 +187,14 @@ class Runner:
             refusals = box.process_refusals()
             _end(box, desk)
             follower.drain()
+            status = program.exit_status()
             return Ending(
                 stopped=stopped,
-                status=program.exit_status(),
+                status=status,
                 memory_kills=box.memory_kills(),
                 process_refusals=refusals,
-                scratch_full=not is_within(claimed.work_dir, claimed.limits.scratch_bytes),
+                # Measured only where it may be the reason: there may be many files.
+                scratch_full=status != 0 and not is_within(claimed.work_dir, claimed.limits.scratch_bytes),
                 killed=desk.has_lost_rule,
             )
 
@@ -323,9 +325,14 @@ def _is_resumable(claimed: Claimed) -> bool:
         return False
 
 
-def _carry_over(claimed: Claimed, log: RunLog) -> None:
+def _carry_over(claimed: Claimed, heart: Heart, log: RunLog) -> None:
     """Begin with what finished rules of the execution before left; the box's user may write it."""
-    count = carry_over(claimed.control_dir, claimed.work_dir)
+    count = carry_over(
+        claimed.control_dir,
+        claimed.work_dir,
+        max_bytes=claimed.limits.scratch_bytes,
+        goes_on=lambda: not heart.wants_end,
+    )
     if not count:
         return
     log.write(f"hansa: begins with {count} files of the execution before\n".encode())

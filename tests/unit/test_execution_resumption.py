@@ -34,6 +34,10 @@ class Executions:
         return control, work
 
 
+def taken_over(folders: tuple[Path, Path], max_bytes: int = 1 << 20) -> int:
+    return carry_over(*folders, max_bytes=max_bytes)
+
+
 @pytest.fixture
 def executions(tmp_path: Path) -> Executions:
     return Executions(tmp_path)
@@ -44,7 +48,7 @@ def test_what_finished_rules_left_is_there_again_and_nothing_else(executions: Ex
     note_finished(control, work, ["counts.txt"])
     (work / "half.txt").write_text("of a rule that did not finish")
     new_control, new = executions.begin(2)
-    assert carry_over(new_control, new) >= 2
+    assert taken_over((new_control, new)) >= 2
     assert (new / "deep/er/counts.txt").read_text() == "content of deep/er/counts.txt"
     assert not (new / "half.txt").exists()
     # A copy: what still writes into the old folder does not reach the new one.
@@ -54,13 +58,13 @@ def test_what_finished_rules_left_is_there_again_and_nothing_else(executions: Ex
 
 def test_it_is_handed_on_over_executions_that_finished_nothing(executions: Executions) -> None:
     executions.finished("counts.txt")
-    assert carry_over(*executions.begin(2)) == 1
+    assert taken_over(executions.begin(2)) == 1
     executions.begin(3)
-    assert carry_over(*executions.begin(4)) == 1
+    assert taken_over(executions.begin(4)) == 1
 
 
 def test_the_first_execution_begins_with_nothing(executions: Executions) -> None:
-    assert carry_over(*executions.begin(1)) == 0
+    assert taken_over(executions.begin(1)) == 0
 
 
 def _is_changed(_work: Path, path: Path) -> None:
@@ -97,7 +101,7 @@ def test_what_is_not_what_the_rule_left_is_not_taken_nor_the_rules_other_files(
     _, work = executions.finished("first.txt", "folder/second.txt")
     spoil(work, work / "folder" / "second.txt")
     new_control, new = executions.begin(2)
-    assert carry_over(new_control, new) == 0
+    assert taken_over((new_control, new)) == 0
     assert not [path for path in new.rglob("*") if not path.is_dir()]
     assert not (new_control / NOTES).exists()
 
@@ -117,4 +121,16 @@ def test_a_note_that_was_cut_off_is_passed_over(executions: Executions) -> None:
     note_finished(control, work, ["more.txt"])
     notes = (control / NOTES).read_text()
     (control / NOTES).write_text(notes[:-10])
-    assert carry_over(*executions.begin(2)) == 1
+    assert taken_over(executions.begin(2)) == 1
+
+
+def test_no_more_is_taken_than_the_scratch_folder_may_hold_nor_more_read_than_a_gibibyte_of_a_rule(
+    executions: Executions,
+) -> None:
+    control, work = executions.finished("counts.txt")
+    with (work / "sparse").open("wb") as file:
+        file.truncate((1 << 30) + 1)
+    note_finished(control, work, ["sparse"])
+    assert (control / NOTES).read_text().count("\n") == 1
+    assert taken_over(executions.begin(2), max_bytes=5) == 0
+    assert carry_over(*executions.begin(3), max_bytes=1 << 20, goes_on=lambda: False) == 0
