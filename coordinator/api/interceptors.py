@@ -33,6 +33,8 @@ T = TypeVar("T")
 # Generic in the stubs only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _NOBODY: Final = "-"
+# Half of what gRPC takes of a stream's first answer without waiting for its reader.
+_KEPT_BYTES: Final = 32 << 10
 # Refusals of one caller's calls to one method that are written into the log.
 _TOLD_PER_MINUTE: Final = 60
 
@@ -198,10 +200,10 @@ class Boundary(grpc.aio.ServerInterceptor):
         data = answer if serialise is None else serialise(answer)
         try:
             async with asyncio.timeout(self._patience.of_answer(len(data))):
-                if not call.begun:
-                    # By itself: a status can only be sent once this was.
+                if not call.begun and len(data) > _KEPT_BYTES:
+                    # By itself: a status can only be sent once this was, and the answer may stand in its way.
                     await call.context.send_initial_metadata(())
-                    call.begun = True
+                call.begun = True
                 await call.context.write(data)
         except TimeoutError as error:
             raise HansaError(Reason.CALL_TOO_LONG, "The answer was not read in time.") from error

@@ -14,7 +14,6 @@ from coordinator.config import load_config
 from coordinator.store.database import Database
 from coordinator.store.job_models import JOBS, NODES
 from coordinator.store.jobs import JobRepository
-from hansa.contract.errors import HansaError, Reason
 from hansa.runtime.clock import utc_now
 from hansa.runtime.drain import DrainFile
 
@@ -31,16 +30,7 @@ def drain(state_dir: Path, *, off: bool) -> None:
     a restart changes nothing. Whoever submits a job is told to come again later.
     """
     load_config(state_dir)
-    wish = DrainFile(state_dir)
-    try:
-        if off:
-            wish.clear()
-        else:
-            wish.set(utc_now())
-    except OSError as error:
-        raise HansaError(
-            Reason.STATE_FOLDER_INVALID, f"{state_dir} cannot be written: {error.strerror}.", field="state_dir"
-        ) from error
+    DrainFile(state_dir).express(utc_now(), off=off)
     if off:
         click.echo("New jobs are taken again.")
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from hansa.contract.errors import HansaError, Reason
 from hansa.runtime.clock import utc_now
 from hansa.runtime.drain import DrainFile
 from node_agent.cli.invocation import Invocation, output_option, state_options
@@ -22,16 +21,7 @@ def drain(invocation: Invocation, *, off: bool) -> None:
     Jobs that are offered meanwhile are judged, approved and accepted, and wait.
     Holds within a second where the agent runs, and until `--off`, over restarts.
     """
-    wish = DrainFile(invocation.open_state().path)
-    try:
-        if off:
-            wish.clear()
-        else:
-            wish.set(utc_now())
-    except OSError as error:
-        raise HansaError(
-            Reason.STATE_FOLDER_INVALID, f"The state folder cannot be written: {error.strerror}.", field="state"
-        ) from error
+    DrainFile(invocation.open_state().path).express(utc_now(), off=off)
     if invocation.json:
         print_json({"draining": not off})
         return

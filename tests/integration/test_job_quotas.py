@@ -183,3 +183,9 @@ def test_where_there_is_no_coordinator_there_is_nothing_to_drain(tmp_path: Path)
     assert run.exit_code == 1
     assert "STATE_FOLDER_INVALID" in run.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wish_that_cannot_be_written_is_told_and_none(tmp_path: Path) -> None:
+    with pytest.raises(HansaError) as caught:
+        DrainFile(tmp_path / "gone").express(utc_now(), off=False)
+    assert caught.value.reason is Reason.STATE_FOLDER_INVALID

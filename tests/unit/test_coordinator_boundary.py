@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from coordinator.api.caller import Caller, Kind, current_caller
-from coordinator.api.guard import Guard
-from coordinator.api.interceptors import Boundary
+from coordinator.api.guard import Guard, claim_of
+from coordinator.api.interceptors import Boundary, Crowd
 from coordinator.api.rates import RateLimiter
 from coordinator.domain.authorisation import Outsider
 from hansa.contract.directory import Role
 from hansa.contract.errors import HansaError, Reason
+from hansa.runtime.clock import utc_now
+from hansa.sdk.tokens import mint
 from tests.support.live_coordinator import info_of
 
 UNARY = "/hansa.v1.JobService/GetJob"
@@ -141,3 +145,53 @@ async def test_a_method_that_does_not_exist_is_unimplemented(channel: grpc.aio.C
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call(channel, "/x/None", b"hello")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+# --- crowds ---------------------------------------------------------------------------
+
+
+class Doorman:
+    """Recognises people by what they claim; some stand at the door until it is opened."""
+
+    def __init__(self, slow: str) -> None:
+        self.slow, self.waiting, self.open = slow, 0, asyncio.Event()
+        self.news = asyncio.Event()
+
+    async def __call__(self, context: Any) -> Caller:
+        name = claim_of(context)
+        if name == self.slow:
+            self.waiting += 1
+            self.news.set()
+            await self.open.wait()
+        return Caller(Kind.PERSON, name, frozenset({Role.RESEARCHER}))
+
+    async def has(self, count: int) -> None:
+        while self.waiting < count:
+            await self.news.wait()
+            self.news.clear()
+
+
+def bearer(name: str) -> tuple[tuple[str, str], ...]:
+    token = mint(name, "demo", Ed25519PrivateKey.generate(), now=utc_now(), jti="j")
+    return (("authorization", f"Bearer {token}"),)
+
+
+async def test_who_is_not_yet_known_waits_apart_from_others_of_the_same_address(tmp_path: Path) -> None:
+    door = Doorman("rita")
+    guard = Guard({Role.RESEARCHER: door}, RateLimiter(lambda: 0.0))
+    server = grpc.aio.server(interceptors=[Boundary(guard, crowd=Crowd(of_claim=2))])
+    server.add_generic_rpc_handlers((Methods(),))
+    address = f"unix:{tmp_path / 's'}"
+    server.add_insecure_port(address)
+    await server.start()
+    async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(60):
+        ask: Any = channel.unary_unary(UNARY)
+        standing = [asyncio.ensure_future(ask(b"hello", metadata=bearer("rita"))) for _ in range(2)]
+        await door.has(2)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(b"hello", metadata=bearer("rita"))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await ask(b"hello", metadata=bearer("olga")) == b"hello person:olga"
+        door.open.set()
+        assert await asyncio.gather(*standing) == [b"hello person:rita"] * 2
+    await server.stop(None)

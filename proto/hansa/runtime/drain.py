@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from hansa.contract.errors import HansaError, Reason
 from hansa.runtime.durable import sync_folder, write_durably
 
 _FILE: Final = "draining"
@@ -41,6 +42,21 @@ class DrainFile:
         """
         if not self.is_set():
             write_durably(self._path, f"{now.isoformat()}\n".encode("ascii"))
+
+    def express(self, now: datetime, *, off: bool) -> None:
+        """Express the wish for a command, or take it back.
+
+        Raises:
+            HansaError: ``STATE_FOLDER_INVALID``; nothing was changed.
+        """
+        try:
+            if off:
+                self.clear()
+            else:
+                self.set(now)
+        except OSError as error:
+            words = f"{self._path.parent} cannot be written: {error.strerror}."
+            raise HansaError(Reason.STATE_FOLDER_INVALID, words, field="state") from error
 
     def clear(self) -> None:
         """Take the wish back, if there is one.
