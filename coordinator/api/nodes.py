@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from functools import partial
 
 from sqlalchemy.orm import Session
 
@@ -15,7 +14,7 @@ from coordinator.api.caller import current_caller
 from coordinator.api.calls import request_id_of
 from coordinator.api.frames import coordinator_frame, read_frames
 from coordinator.api.guard import Context
-from coordinator.services.collection import Announced, Upload, collect, expected
+from coordinator.services.collection import Announced, Upload, admit, collect
 from coordinator.services.enrolment import Issuer, renew_certificate
 from coordinator.services.sessions import Sessions
 from hansa.contract.errors import HansaError, Reason
@@ -50,12 +49,17 @@ class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
         """Store a released summary; the same bytes again are welcome."""
         upload = _begin(await anext(request_iterator, None))
         # Before the first chunk: nobody fills our memory for a run that does not wait for it.
-        await self._desk.read(partial(expected, announced=upload.announced))
-        async for part in request_iterator:
-            if part.WhichOneof("part") != "chunk":
-                raise HansaError(Reason.PROTOCOL_VIOLATION, "A chunk was due.", field="part")
-            upload.add(part.chunk)
-        await collect(self._desk, upload)
+        try:
+            await admit(self._desk, upload.announced)
+            async for part in request_iterator:
+                if part.WhichOneof("part") != "chunk":
+                    raise HansaError(Reason.PROTOCOL_VIOLATION, "A chunk was due.", field="part")
+                upload.add(part.chunk)
+            await collect(self._desk, upload)
+        except HansaError as error:
+            if error.reason is Reason.SUMMARY_CONFLICT:
+                self._sessions.cut(upload.announced.node, Reason.NODE_QUARANTINED)
+            raise
         return wire.UploadSummaryResponse()
 
     async def RenewCertificate(
