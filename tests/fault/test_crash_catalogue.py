@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
-from tests.support.crash_catalogue import sites
+from tests.support.crash_catalogue import REPOSITORY, sites
 from tests.support.crash_journeys import JOURNEYS
 from tests.support.crash_matrix import ALSO, APART, READS, WRITES
+from tests.support.crash_points import Phase
 
 # Doors that hand on what their callers give them.
 _PASSED_ON = {
@@ -44,3 +46,11 @@ def test_every_journey_is_taken_and_every_point_has_one() -> None:
     taken = {*WRITES.values(), *(journey for _, journey in ALSO)}
     assert taken == set(JOURNEYS)
     assert {point for point, _ in ALSO} <= set(WRITES)
+
+
+def test_the_page_about_the_matrix_counts_right() -> None:
+    said = (
+        f"There are {len(WRITES)} points that write, in {len(Phase)} phases each, and {len(ALSO)} more ways through them; "
+        f"{len(READS)} transactions that only read; {len(APART)} that stand apart."
+    )
+    assert said in Path(REPOSITORY, "docs/explanation/crash-matrix.md").read_text()

@@ -19,13 +19,15 @@ from sqlalchemy.orm import Session
 import coordinator.founding
 from coordinator.bootstrap import open_foundation
 from coordinator.config import make_config
+from coordinator.domain.membership import NodeState
 from coordinator.founding import Founding, found
 from coordinator.services.erasure import erase_words
 from coordinator.services.nodes import Act
 from coordinator.store.audit_check import verify_log
 from coordinator.store.database import Database as CoordinatorDatabase
 from coordinator.store.schema import is_current, migrate
-from hansa.contract.errors import HansaError
+from coordinator.store.sessions import SessionRepository
+from hansa.contract.errors import HansaError, Reason
 from hansa.runtime.clock import utc_now
 from hansa.runtime.durable import sweep_parts, write_durably
 from node_agent.bootstrap import _sweep
@@ -38,10 +40,13 @@ from node_agent.link.encoding import WireReporter
 from node_agent.reporting import Bells
 from node_agent.store.database import Database as NodeDatabase
 from node_agent.store.outbox import found_store, store_row
+from tests.integration.test_jobs_over_the_wire import call, joined, reason, submission
 from tests.support.agent import make_snapshot
 from tests.support.crash_points import CrashingCoordinatorStore, CrashingNodeStore, Gone, Phase, Plan, name_of
-from tests.support.job_world import job_trust
+from tests.support.job_world import job_trust, released
 from tests.support.live_coordinator import FEDERATION, free_ports, live_coordinator, trust_keys
+from tests.support.scripted_node import release, report
+from tests.support.statements import make_statement
 
 
 class SoberLife:
@@ -196,11 +201,14 @@ async def test_an_enrolment_that_dies_at_any_file_is_ended_by_its_repeat_with_th
                 died = await asyncio.to_thread(_enrol_and_die, token, state, at, after=after)
                 if not died:
                     break
-                assert not is_enrolled(state) or load_credential(state)
-                pending = sorted(path.name for path in state.keys.iterdir())
+                made = {path.name: path.read_bytes() for path in state.keys.glob("*.key")}
                 if not is_enrolled(state):
                     await asyncio.to_thread(enrolment.enrol, token, state)
-                assert is_enrolled(state), pending
+                # What was made before the death is what the node has for good.
+                named = {name: data for name, data in made.items() if name != "pending.key"}
+                assert {name: (state.keys / name).read_bytes() for name in named} == named
+                pending = made.get("pending.key")
+                assert pending in (None, load_credential(state).key_pem)
                 load_identity(state)
         assert at > 5, "keys, authority, root, settings, credential"
 
@@ -253,3 +261,22 @@ async def test_the_snapshot_of_a_removed_dataset_goes_though_another_dataset_has
             await datasets.remove("two")
     finally:
         database.close()
+
+
+async def test_a_node_that_uploads_other_bytes_than_it_has_signed_is_set_apart(tmp_path: Path) -> None:
+    async with live_coordinator(tmp_path / "coordinator") as live:
+        node = await joined(live, "FI")
+        await call(live, "SubmitJob", submission(live, "FI"))
+        offer, content = (await node.take_command()).offer, released(99, 198, 40)
+        statement = make_statement(offer.job.payload, "FI", content, key=live.keys["FI"])
+        await node.tell(
+            report(offer.run_id, "ACCEPTED"),
+            report(offer.run_id, "RUNNING", execution=1),
+            release(statement, content),
+            report(offer.run_id, "RELEASED", execution=1),
+        )
+        assert await reason(node.upload(offer.run_id, released(ac=1))) is Reason.SUMMARY_CONFLICT
+        # Its session ends too: what else it has to say is not heard.
+        assert await node.ended() is Reason.NODE_QUARANTINED
+        standing = await live.foundation.database.run(lambda session: SessionRepository(session).standing("FI"))
+        assert standing.state is NodeState.QUARANTINED

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -27,6 +28,7 @@ import node_agent.bootstrap
 from coordinator.cli.main import main as coordinator_main
 from coordinator.store.database import Database as CoordinatorDatabase
 from hansa.runtime.logging import set_up_logging
+from node_agent import scheduling
 from node_agent.config import open_state_folder
 from node_agent.execution import pools, worker
 from node_agent.execution.agent_client import AgentClient, Claimed, Finish
@@ -37,6 +39,7 @@ from node_agent.store.database import Database as NodeDatabase
 from tests.support.crash_points import CrashingCoordinatorStore, CrashingNodeStore, Phase, Plan
 
 SLOTS: Final = 2
+_BEAT_PATIENCE: Final = timedelta(seconds=7)
 
 
 class FilePlan(Plan):
@@ -143,6 +146,9 @@ def serve_agent(plan: Plan, state_dir: str) -> int:
         return CrashingNodeStore(NodeDatabase.open(path), plan, KilledLife())
 
     setattr(node_agent.bootstrap, "Database", SimpleNamespace(open=open_store))  # noqa: B010
+    # A worker that died is missed sooner: the tests wait for it often.
+    setattr(scheduling, "BEAT_PATIENCE", _BEAT_PATIENCE)  # noqa: B010
+    setattr(scheduling, "MESSAGE_PATIENCE", _BEAT_PATIENCE)  # noqa: B010
     return node_agent.bootstrap.serve(open_state_folder(Path(state_dir)))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -261,6 +262,8 @@ async def add_dataset(world: CrashWorld, name: str) -> None:
 
     refusals = frozenset({Reason.DATASET_EXISTS})
     await world.insist(lambda: asyncio.to_thread(stage_and_add), done=refusals)
+    # What was refused is the command's own to remove.
+    await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
     await world.until(partial(_offered, world, {name}), f"{name} is offered")
 
 
@@ -633,7 +636,8 @@ async def a_checkpoint(world: CrashWorld) -> None:
 
 async def an_erasure(world: CrashWorld) -> None:
     """The node's operator has a person's name erased from its log, which still verifies."""
-    await world.local("erase_audit", index=None, person=RITA, by="operator-fi")
+    done = frozenset({Reason.LOG_ENTRY_UNKNOWN})
+    await world.local("erase_audit", index=None, person=RITA, by="operator-fi", done=done)
     await a_job(world)
 
 
