@@ -58,7 +58,12 @@ class Datasets:
             await self.database.run(lambda session: _refuse_known(session, dataset_id))
             await asyncio.to_thread(_settle, folder, home)
             now = self.clock()
-            row = await self.database.run(lambda session: self._register(session, dataset_id, snapshot, home, now))
+            try:
+                row = await self.database.run(lambda session: self._register(session, dataset_id, snapshot, home, now))
+            except HansaError:
+                # No dataset has it: it is again the importer's, who removes it.
+                await asyncio.to_thread(home.replace, folder)
+                raise
         self.bells.ring()
         return row
 

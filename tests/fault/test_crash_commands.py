@@ -263,6 +263,21 @@ async def test_the_snapshot_of_a_removed_dataset_goes_though_another_dataset_has
         database.close()
 
 
+async def test_a_snapshot_that_may_not_become_a_dataset_is_its_importers_again(tmp_path: Path) -> None:
+    state = create_state_folder(tmp_path / "state")
+    database = NodeDatabase.open(state.database)
+    datasets = Datasets(database=database, state=state, reporter=WireReporter("FI"), bells=Bells(), clock=utc_now)
+    try:
+        staging = make_snapshot(state.datasets / ".incoming-one")
+        with patch("node_agent.datasets.MAX_DATASETS", 0), pytest.raises(HansaError):
+            await datasets.add("one", staging)
+        assert staging.is_dir()
+        assert list((state.datasets / "one").iterdir()) == []
+        await datasets.add("one", staging)
+    finally:
+        database.close()
+
+
 async def test_a_node_that_uploads_other_bytes_than_it_has_signed_is_set_apart(tmp_path: Path) -> None:
     async with live_coordinator(tmp_path / "coordinator") as live:
         node = await joined(live, "FI")

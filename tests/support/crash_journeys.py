@@ -626,6 +626,11 @@ async def _restart(world: CrashWorld, side: Side) -> None:
 async def a_checkpoint(world: CrashWorld) -> None:
     """An auditor asks for the log's newest checkpoint, of which no heartbeat has told yet."""
     await world.node_side.take_down()
+
+    async def gone() -> bool:
+        return not await _is_connected(world)
+
+    await world.until(gone, "the coordinator knows that the node is away")
     asked = admin.InviteNodeRequest(request_id=uuid4().hex, node=f"N{uuid4().hex[:8].upper()}")
     await world.insist(lambda: world.live.admin("InviteNode", asked, OLGA), done=frozenset({Reason.PENDING_SECOND}))
     await world.insist(lambda: world.live.admin("GetCheckpoint", admin.GetCheckpointRequest(), AUDITOR))
