@@ -59,6 +59,9 @@ def found(founding: Founding, *, store_uuid: str, now: datetime) -> None:
     part = place.parent / f".{place.name}.init-{store_uuid[:8]}"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
+        for left in place.parent.glob(f".{place.name}.init-*"):
+            # Of an `init` that was killed: it holds the keys of authorities that nobody will know.
+            shutil.rmtree(left)
         part.mkdir(mode=0o700)
         _make(part, founding, store_uuid, now)
         _move(part, place, founding.config)

@@ -33,6 +33,7 @@ from node_agent.backups import Backups
 from node_agent.catalogue import Catalogue, approved_digests
 from node_agent.config import AgentConfig, StateFolder, load_config, lock_state_folder, short_path
 from node_agent.datasets import Datasets
+from node_agent.durable import sweep_parts
 from node_agent.execution.broker import EmbeddedBroker, broker_url
 from node_agent.execution.celery_app import enqueue_run, make_app, reach_broker, waiting_runs
 from node_agent.execution.presence import Premises
@@ -79,6 +80,7 @@ def serve(state: StateFolder) -> int:
     """
     set_up_logging("agent")
     with lock_state_folder(state):
+        _sweep(state)
         config = load_config(state)
         set_up_logging("agent", node=config.node)
         policy = PolicyBook(state.policy_file)
@@ -91,6 +93,16 @@ def serve(state: StateFolder) -> int:
         finally:
             database.close()
     return 0
+
+
+def _sweep(state: StateFolder) -> None:
+    """Remove the files that a killed agent, or a killed enrolment, was writing: they may hold keys."""
+    swept = sum(sweep_parts(folder) for folder in (state.keys, state.trust))
+    for part in state.path.glob(".*.part"):
+        part.unlink()
+        swept += 1
+    if swept:
+        _log.warning("half_written_files_removed", count=swept)
 
 
 async def _serve(state: StateFolder, config: AgentConfig, policy: PolicyBook, database: Database, space: Space) -> None:

@@ -58,7 +58,12 @@ class Datasets:
             await self.database.run(lambda session: _refuse_known(session, dataset_id))
             await asyncio.to_thread(_settle, folder, home)
             now = self.clock()
-            row = await self.database.run(lambda session: self._register(session, dataset_id, snapshot, home, now))
+            try:
+                row = await self.database.run(lambda session: self._register(session, dataset_id, snapshot, home, now))
+            except HansaError:
+                # No dataset has it: it is again the importer's, who removes it.
+                await asyncio.to_thread(home.replace, folder)
+                raise
         self.bells.ring()
         return row
 
@@ -118,7 +123,7 @@ class Datasets:
     async def sweep(self) -> None:
         """Delete what no dataset owns: leavings of imports that were cut off."""
         rows = await self.all()
-        await asyncio.to_thread(_sweep, self.state.datasets, {Path(row.folder).name for row in rows})
+        await asyncio.to_thread(_sweep, self.state.datasets, {(row.dataset_id, Path(row.folder).name) for row in rows})
 
 
 def _all(session: Session) -> Sequence[DatasetRow]:
@@ -145,7 +150,8 @@ def _settle(folder: Path, home: Path) -> None:
     folder.replace(home)
 
 
-def _sweep(root: Path, owned: set[str]) -> None:
+def _sweep(root: Path, owned: set[tuple[str, str]]) -> None:
+    """Delete what is not ``owned``: two datasets may have one snapshot, each in a folder of its own."""
     for dataset in root.iterdir() if root.exists() else ():
         if not dataset.is_dir():
             continue  # none of ours
@@ -153,5 +159,7 @@ def _sweep(root: Path, owned: set[str]) -> None:
             shutil.rmtree(dataset, ignore_errors=True)
             continue
         for snapshot in dataset.iterdir():
-            if snapshot.name not in owned:
+            if (dataset.name, snapshot.name) not in owned:
                 shutil.rmtree(snapshot, ignore_errors=True)
+        if not any(dataset.iterdir()):
+            dataset.rmdir()

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from hansa.runtime.durable import sync_folder, write_durably
+from hansa.runtime.durable import sweep_parts, sync_folder, write_durably
 
-__all__ = ["sync_folder", "write_durably"]
+__all__ = ["sweep_parts", "sync_folder", "write_durably"]

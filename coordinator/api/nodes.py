@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from functools import partial
 from typing import Final
 
 from sqlalchemy.orm import Session
@@ -17,7 +16,7 @@ from coordinator.api.calls import request_id_of
 from coordinator.api.frames import coordinator_frame, read_frames
 from coordinator.api.guard import Context
 from coordinator.api.rates import Memory
-from coordinator.services.collection import Announced, Upload, collect, expected
+from coordinator.services.collection import Announced, Upload, admit, collect
 from coordinator.services.enrolment import Issuer, renew_certificate
 from coordinator.services.sessions import Sessions
 from hansa.contract.errors import HansaError, Reason
@@ -60,13 +59,18 @@ class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
         if is_run_id(upload.announced.run_id):
             remember(run_id=upload.announced.run_id)
         # Before the first chunk: nobody fills our memory for a run that does not wait for it.
-        await self._desk.read(partial(expected, announced=upload.announced))
-        with self._memory.holding(upload.announced.size):
-            async for part in request_iterator:
-                if part.WhichOneof("part") != "chunk":
-                    raise HansaError(Reason.PROTOCOL_VIOLATION, "A chunk was due.", field="part")
-                upload.add(part.chunk)
-            await collect(self._desk, upload)
+        try:
+            await admit(self._desk, upload.announced)
+            with self._memory.holding(upload.announced.size):
+                async for part in request_iterator:
+                    if part.WhichOneof("part") != "chunk":
+                        raise HansaError(Reason.PROTOCOL_VIOLATION, "A chunk was due.", field="part")
+                    upload.add(part.chunk)
+                await collect(self._desk, upload)
+        except HansaError as error:
+            if error.reason is Reason.SUMMARY_CONFLICT:
+                self._sessions.cut(upload.announced.node, Reason.NODE_QUARANTINED)
+            raise
         return wire.UploadSummaryResponse()
 
     async def RenewCertificate(

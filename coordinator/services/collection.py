@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -91,23 +93,39 @@ async def collect(desk: Desk, upload: Upload) -> None:
 
     Raises:
         HansaError: ``RUN_UNKNOWN``, also for another node's run;
-            ``SUMMARY_CONFLICT``, another digest was stored or announced;
-            ``SUMMARY_CORRUPT``, not what was announced or not of the schema.
+            ``SUMMARY_CONFLICT``, another digest was stored or announced, and
+            the node is set apart; ``SUMMARY_CORRUPT``, not what was announced
+            or not of the schema.
     """
     announced, content = upload.announced, upload.content()
-    turn = desk.turn()
-    try:
-        awaited = await desk.read(lambda session: expected(session, announced))
-    except HansaError as error:
-        if error.reason is Reason.SUMMARY_CONFLICT:
-            await desk.commit(partial(_set_apart, announced=announced, turn=turn))
-        raise
+    awaited = await admit(desk, announced)
     if awaited is None:
         return
     # A large summary takes a while to check; sessions must not wait for it.
     summary = await asyncio.to_thread(_read, content, awaited, announced)
     turn = desk.turn()
-    await desk.commit(lambda session: _store(session, announced, summary, turn))
+    async with _conflicts_set_apart(desk, announced):
+        await desk.commit(lambda session: _store(session, announced, summary, turn))
+
+
+async def admit(desk: Desk, announced: Announced) -> Wanted | None:
+    """Return what an announced summary must conform to; None if its bytes are stored.
+
+    Raises:
+        HansaError: as ``expected``; on ``SUMMARY_CONFLICT`` the node is set apart.
+    """
+    async with _conflicts_set_apart(desk, announced):
+        return await desk.read(lambda session: expected(session, announced))
+
+
+@asynccontextmanager
+async def _conflicts_set_apart(desk: Desk, announced: Announced) -> AsyncIterator[None]:
+    try:
+        yield
+    except HansaError as error:
+        if error.reason is Reason.SUMMARY_CONFLICT:
+            await desk.commit(partial(_set_apart, announced=announced, turn=desk.turn()))
+        raise
 
 
 def _set_apart(session: Session, *, announced: Announced, turn: Turn) -> tuple[None, Changed]:

@@ -32,6 +32,17 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     sync_folder(path.parent)
 
 
+def sweep_parts(folder: Path) -> int:
+    """Remove what killed writers have left in ``folder`` and below; return how many files.
+
+    A part may hold a key. Only for a folder in which nobody writes meanwhile.
+    """
+    parts = [path for path in folder.rglob(".*.part") if path.is_file()]
+    for part in parts:
+        part.unlink(missing_ok=True)
+    return len(parts)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in ``folder`` durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
