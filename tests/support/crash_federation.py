@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 NODE: Final = "FI"
 ASKED: Final = "rs12913832"
-PATIENCE: Final = 120.0
+PATIENCE: Final = 240.0
 _POLL: Final = 0.1
 _AWAY: Final = frozenset({Reason.COORDINATOR_UNREACHABLE, Reason.INTERNAL})
 
