@@ -16,6 +16,8 @@ _PASSED_ON = {
     "coordinator.doctor.Examined.ask",
     "coordinator.services.desk.Desk.read",
     "coordinator.services.desk.Desk._commit",
+    # What `restore` changes in the store that it puts into place.
+    "coordinator.store.backup._import_file",
 }
 # One answer for one call: named by what the call does.
 _ONCE = {"coordinator.api.calls.Calls.change.once", "coordinator.api.calls.Calls.change_by_two.once"}

@@ -52,10 +52,11 @@ from node_agent.config import StateFolder
 from node_agent.keys.credential import load_credential
 from node_agent.local_api.client import AgentClient as LocalClient
 from node_agent.store.models import DatasetRow, EventRow, RunRow, SummaryRow, WitnessRow
-from node_agent.store.outbox import command_cursor, event_head, store_row
+from node_agent.store.outbox import command_cursor, event_head, is_reconciled, store_row
 from tests.support.agent import SNAPSHOT, make_snapshot
 from tests.support.crash_world import DATASET, NODE, CrashWorld, Side
 from tests.support.live_coordinator import AUDITOR, CALL_SECONDS, FEDERATION, OLGA, OSCAR, RITA, NodeKey
+from tests.support.restored_bench import raise_generation
 from tests.support.trust_world import PROJECT
 
 VARIANT: Final = "15:28365618:A:G"
@@ -582,6 +583,26 @@ async def a_quarantine(world: CrashWorld) -> None:
     await a_job(world)
 
 
+async def a_restored_node(world: CrashWorld) -> None:
+    """The node's store was restored from a backup; two operators have it reconciled, and it goes on."""
+    await a_job(world)
+    await world.at_node(raise_generation)
+    world.restart(world.node_side)
+
+    async def apart() -> bool:
+        standing = await world.at_coordinator(lambda session: SessionRepository(session).standing(NODE))
+        return bool(standing.state is NodeState.QUARANTINED)
+
+    await world.until(apart, "the restored node is set apart")
+    await _two(world, "ReconcileNode", admin.ReconcileNodeRequest(request_id=uuid4().hex, node=NODE))
+
+    async def reconciled() -> bool:
+        return bool(await world.at_node(is_reconciled)) and await _is_connected(world)
+
+    await world.until(reconciled, "the node knows again what it has released")
+    await a_job(world)
+
+
 async def _upload(world: CrashWorld, name: str, content: bytes) -> None:
     own = load_credential(world.state)
     credentials = grpc.ssl_channel_credentials(world.live.root, own.key_pem, own.certificate_pem)
@@ -705,6 +726,7 @@ JOURNEYS: Final[Mapping[str, Journey]] = {
         renewal,
         membership,
         a_quarantine,
+        a_restored_node,
         coordinator_restarts,
         node_restarts,
         a_checkpoint,

@@ -34,6 +34,7 @@ WRITES: Final[Mapping[str, str]] = {
     _C + "api.admin.AdminServicer.SuspendNode.work": "membership",
     _C + "api.admin.AdminServicer.ResumeNode.work": "membership",
     _C + "api.admin.AdminServicer.RevokeNode.work": "membership",
+    _C + "api.admin.AdminServicer.ReconcileNode.work": "a_restored_node",
     _C + "api.admin.AdminServicer.WithdrawProposal.work": "membership",
     _C + "api.enrolment.EnrolmentServicer.Enrol.work": "membership",
     _C + "api.nodes.NodeServicer.RenewCertificate.work": "renewal",
@@ -43,8 +44,6 @@ WRITES: Final[Mapping[str, str]] = {
     _C + "services.trust.keep_fresh.work": "coordinator_restarts",
     _C + "api.audit.AuditMethods.GetCheckpoint": "a_checkpoint",
     _C + "bootstrap._loops.tidy": "coordinator_restarts",
-    # Who lists the nodes also ends the invitations whose time is over.
-    _C + "api.catalogue.CatalogueServicer.ListNodes.work": "node_restarts",
     # the agent: jobs
     _N + "link.session.Session._apply": "a_job",
     _N + "scheduling.Scheduler.step._start": "a_job",
@@ -72,7 +71,8 @@ WRITES: Final[Mapping[str, str]] = {
     _N + "trust.keeper.TrustKeeper._refused.note": "misfits",
     _N + "audit.witness.LogWitness.hear": "a_job",
     _N + "audit.witness.LogWitness.accept_coordinator_log.work": "a_fork",
-    _N + "retention.Retention.purge.forget": "node_restarts",
+    _N + "link.session.Session._keep_acked": "a_job",
+    _N + "retention.Retention.purge._tidy": "node_restarts",
 }
 
 # The same points on ways that another journey takes through them.
@@ -84,6 +84,7 @@ ALSO: Final[tuple[tuple[str, str], ...]] = (
     (_N + "link.session.Session._apply", "cancelled"),
     (_N + "link.session.Session._apply", "cancelled_unseen"),
     (_N + "link.session.Session._apply", "expired"),
+    (_N + "link.session.Session._apply", "a_restored_node"),
     (_N + "executions.Executions.finish.work", "cancelled"),
     (_N + "airlock.gate.Airlock.decide", "withheld_by_a_person"),
 )
@@ -100,6 +101,7 @@ READS: Final = frozenset(
         _C + "api.catalogue.CatalogueServicer.ListAnalyses",
         _C + "api.catalogue.CatalogueServicer.GetAnalysis",
         _C + "api.catalogue.CatalogueServicer.ListDatasets",
+        _C + "api.catalogue.CatalogueServicer.ListNodes",
         _C + "api.guard.people_authenticator.authenticate",
         _C + "services.jobs.view_job",
         _C + "services.jobs._view_still",
@@ -118,6 +120,7 @@ READS: Final = frozenset(
         _C + "services.deadlines.due_jobs",
         _C + "services.deadlines.next_due",
         _C + "services.sessions.NodeSession._send_up_to",
+        _C + "store.figures.read_figures",
         _N + "approvals.Approvals.all",
         _N + "approvals.Approvals.request.read",
         _N + "approvals.Approvals.approve",
@@ -136,6 +139,11 @@ READS: Final = frozenset(
         _N + "executions.Executions._verdict",
         _N + "store.outbox.store_row",
         _N + "link.session.Session._send_events",
+        _N + "leftovers._current",
+        _N + "metrics.NodeMetrics.read",
+        _N + "retention.Backlog.count",
+        _N + "scheduling.Scheduler._depth",
+        _N + "scheduling.Scheduler._look",
         _N + "local_api.views._counts",
         _N + "local_api.views.Views.runs",
         _N + "local_api.views.Views.run.read",
@@ -153,6 +161,10 @@ APART: Final[Mapping[str, str]] = {
     _C + "founding._make": "of `init`: test_crash_commands",
     _C + "founding._withdraw": "of an `init` whose folder cannot be moved: test_coordinator_founding",
     _C + "cli.main.erase": "of a command, one transaction: test_crash_commands",
+    _C + "cli.operation._counts": "of `status`, a command that only reads",
+    _C + "store.backup.import_store": "of `restore`, into a new store: test_coordinator_backup",
+    _C + "store.backup._empty": "of a `restore` whose folder cannot be moved: test_coordinator_backup",
+    _N + "backups._begin_anew.work": "of `restore`, in a folder that is no state folder yet: test_node_backup",
     _C + "store.schema._run": "the migration, before anything is served: test_crash_commands",
     _N + "bootstrap._serve": "a store's first start: test_crash_commands",
     _N + "audit.witness.LogWitness.begin": "writes an empty row at a store's first start: test_crash_commands",
