@@ -381,7 +381,7 @@ def _no_waits(clock: ShiftedClock) -> Iterator[None]:
             (node_agent.link.session, "_SHORTEST_PAUSE", 0.02),
             # Nobody here is to be slowed down.
             (coordinator.bootstrap, "time", SimpleNamespace(monotonic=lambda: 1000.0 * time.monotonic())),
-            (coordinator.server, "_GRACE_SECONDS", 0.0),
+            (coordinator.config.Config, "grace", timedelta()),
         ):
             stack.enter_context(patch.object(where, name, value))
         yield
