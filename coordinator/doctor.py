@@ -92,10 +92,16 @@ def examine(path: Path, clock: Clock = utc_now) -> Sequence[Finding]:
     """Return the findings on the coordinator whose state folder is ``path``."""
     try:
         config = load_config(path)
-        database = _open(config.database_url(path))
     except HansaError as error:
         return [Finding("settings", FAILED, error.public, "hansa-coordinator init, or mend coordinator.toml")]
-    store = _run("store", lambda _: _store(database), Examined(path, config, None, clock()))
+    database, store = None, Finding("store", OK, "")
+    try:
+        database = _open(config.database_url(path))
+        store = _run("store", lambda _: _store(database), Examined(path, config, None, clock()))
+    except HansaError as error:
+        damaged = error.reason is Reason.STORE_DAMAGED
+        remedy = "see docs/runbooks/store-damaged.md" if damaged else "mend database in coordinator.toml"
+        store = Finding("store", FAILED, error.public, remedy)
     # A store of another release is not asked: its tables may be others.
     usable = Examined(path, config, database if store.outcome == OK else None, clock())
     checks: Sequence[tuple[str, Check]] = (
@@ -105,6 +111,7 @@ def examine(path: Path, clock: Clock = utc_now) -> Sequence[Finding]:
         ("clock", _clock),
         ("libraries", lambda _: libraries(installed())),
         ("store", lambda _: store),
+        ("disk", _disk),
         ("trust root", _root),
         ("trust keys", _trust_keys),
         *((f"{role} metadata", _metadata(role)) for role in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)),
@@ -140,6 +147,16 @@ def _store(database: Database | None) -> Finding:
     if not is_current(database):
         return Finding("store", FAILED, "its schema is of another release", "hansa-coordinator migrate STATE_DIR")
     return Finding("store", OK, f"{database.engine.dialect.name}, schema of this release")
+
+
+def _disk(examined: Examined) -> Finding:
+    free, floor = examined.config.space(examined.path).standing()["free_mib"], examined.config.free_mib
+    if free is None:
+        return Finding("disk", OK, "not looked at: it is the database's own")
+    if free < floor:
+        remedy = f"make room: {floor} MiB have to be free; see docs/runbooks/disk-full.md"
+        return Finding("disk", FAILED, f"{free} MiB free: no new jobs are taken", remedy)
+    return Finding("disk", OK, f"{free} MiB free")
 
 
 def _keys(examined: Examined) -> Finding:

@@ -286,6 +286,12 @@ def one_file_more(backup: Path) -> None:
     (backup / "trust" / "new.key").touch()
 
 
+def the_settings(backup: Path) -> None:
+    # As good as before to everything but the digest.
+    path = backup / "coordinator.toml"
+    path.write_text(path.read_text() + "# somebody was here\n")
+
+
 def the_manifest(backup: Path) -> None:
     (backup / "manifest.json").write_text('{"format": 1}')
 
@@ -301,7 +307,9 @@ def a_link(backup: Path) -> None:
 
 
 @pytest.mark.parametrize("begun", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("spoil", [a_byte_of_the_store, a_key, one_file_more, the_manifest, the_generation, a_link])
+@pytest.mark.parametrize(
+    "spoil", [a_byte_of_the_store, a_key, one_file_more, the_settings, the_manifest, the_generation, a_link]
+)
 def test_a_backup_that_was_changed_is_refused_and_nothing_is_touched(
     begun: Path, tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:

@@ -164,6 +164,23 @@ def test_a_store_that_is_gone_is_found_and_not_made(state: Path) -> None:
     assert list(state.glob("coordinator.db*")) == []
 
 
+def test_a_damaged_store_is_told_with_its_runbook_and_the_rest_is_looked_at(state: Path) -> None:
+    path = state / "coordinator.db"
+    data = bytearray(path.read_bytes())
+    data[4096 * 3 : 4096 * 3 + 512] = bytes(range(256)) * 2
+    path.write_bytes(data)
+    found = findings(state)
+    assert (found["store"].outcome, "store-damaged.md" in found["store"].remedy) == (FAILED, True)
+    assert (found["settings"].outcome, found["keys"].outcome, found["disk"].outcome) == (OK, OK, OK)
+
+
+def test_a_disk_without_room_for_new_work_is_found(state: Path) -> None:
+    settings = state / "coordinator.toml"
+    settings.write_text(settings.read_text() + f"free_mib = {1 << 20}\n")
+    assert "disk-full.md" in findings(state)["disk"].remedy
+    assert bad(state) == {"disk": FAILED}
+
+
 def test_looking_changes_nothing(state: Path) -> None:
     before = {path: path.read_bytes() for path in state.rglob("*") if path.is_file()}
     findings(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import sqlite3
@@ -93,13 +94,17 @@ def test_serve_ends_cleanly_when_it_is_told_to_and_logs_json(state_dir: Path) ->
 
 
 @pytest.mark.slow
-def test_a_second_server_of_the_same_ports_is_refused(state_dir: Path) -> None:
+def test_a_second_server_of_the_same_store_or_of_the_same_ports_is_refused(state_dir: Path) -> None:
+    # Another store, begun with the same settings.
+    other = state_dir.with_name("other")
+    shutil.copytree(state_dir, other)
     with served(state_dir) as first:
         wait_for_listener(first)
-        with served(state_dir) as second:
-            _, errors = second.communicate(timeout=PATIENCE_SECONDS)
-            assert second.returncode == 1
-            assert "CONFIG_INVALID" in errors
+        for place, reason in ((state_dir, "STORE_IN_USE"), (other, "CONFIG_INVALID")):
+            with served(place) as second:
+                _, errors = second.communicate(timeout=PATIENCE_SECONDS)
+                assert second.returncode == 1
+                assert reason in errors
         assert first.poll() is None
 
 
