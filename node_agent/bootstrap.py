@@ -175,6 +175,7 @@ class Agent:
             policy_digest=lambda: self._policy.digest().encode(),
             load=self._load,
             witness=self._witness,
+            conditions=self._conditions,
             watch=self._watch,
         )
         return Link(
@@ -192,6 +193,9 @@ class Agent:
         """Return what the coordinator signs its checkpoints with; None before there is a directory."""
         view = self._trust.current()
         return None if view is None else signing_key(view.directory.coordinator_log_key)
+
+    def _conditions(self) -> list[str]:
+        return ["DRAINING"] if self._wishes.draining else []
 
     async def _load(self) -> tuple[int, int]:
         active = await self._database.run(active_runs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -25,7 +25,7 @@ from hansa.contract.outbox import Head
 from hansa.runtime.clock import Clock
 from hansa.runtime.logging import remember
 from hansa.runtime.supervisor import until_first_ends
-from hansa.v1 import node_service_pb2, node_service_pb2_grpc
+from hansa.v1 import node_service_pb2, node_service_pb2_grpc, types_pb2
 from node_agent.audit.witness import LogWitness, Told
 from node_agent.link.clock_watch import ClockWatch
 from node_agent.link.commands import Commands, Wishes, directory_wanted
@@ -78,6 +78,8 @@ class SessionParts:
     load: Callable[[], Awaitable[tuple[int, int]]]
     # Without one, heartbeats say nothing of the logs.
     witness: LogWitness | None = None
+    # What the node says of itself: names of Node.Condition.
+    conditions: Callable[[], Sequence[str]] = tuple
     watch: ClockWatch = field(default_factory=ClockWatch)
     delivered: Delivered = field(default_factory=Delivered)
 
@@ -258,6 +260,7 @@ class Session:
                 free_slots=free,
                 active_runs=active,
                 policy_digest=self._parts.policy_digest(),
+                conditions=[types_pb2.Node.Condition.Value(one) for one in self._parts.conditions()],
             )
             if self._parts.witness is not None:
                 put_log_news(beat, await self._parts.witness.news(self._told))
