@@ -174,7 +174,7 @@ def _people(base: Foundation, sessions: Sessions, rates: RateLimiter) -> Listene
         Boundary(Guard(dict.fromkeys(PEOPLE, person), rates)),
         [
             partial(add_JobServiceServicer_to_server, JobServicer(sessions.desk, _logs(base.keeper), base.intake)),
-            partial(add_CatalogueServiceServicer_to_server, CatalogueServicer(calls, base.clock)),
+            partial(add_CatalogueServiceServicer_to_server, CatalogueServicer(calls, base.clock, sessions.conditions)),
             partial(add_TrustServiceServicer_to_server, TrustServicer(calls)),
             partial(
                 add_AdminServiceServicer_to_server,

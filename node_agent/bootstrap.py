@@ -220,6 +220,7 @@ class Agent:
             load=self._load,
             witness=self._witness,
             has_room=self._has_room,
+            conditions=self._conditions,
             watch=self._watch,
             acknowledged=self._acknowledged,
         )
@@ -246,6 +247,10 @@ class Agent:
     def _may_start(self) -> bool:
         """Say whether a run that has not begun may: there is room, and the operator does not drain the node."""
         return self._has_room() and not self._drain.is_set()
+
+    def _conditions(self) -> list[str]:
+        draining = self._wishes.draining or self._drain.is_set()
+        return [*(["DRAINING"] if draining else []), *([] if self._has_room() else ["DEGRADED"])]
 
     async def _load(self) -> tuple[int, int]:
         active = await self._database.run(active_runs)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
 from coordinator.api.caller import current_caller
 from coordinator.api.calls import Calls
 from coordinator.api.guard import Context
@@ -20,10 +22,11 @@ from hansa.v1 import catalogue_service_pb2_grpc
 class CatalogueServicer(catalogue_service_pb2_grpc.CatalogueServiceServicer):
     """Parse, one call, convert."""
 
-    def __init__(self, calls: Calls, clock: Clock) -> None:
-        """Take what runs transactions, and the clock that ends invitations."""
+    def __init__(self, calls: Calls, clock: Clock, conditions: Callable[[], Mapping[str, Sequence[str]]]) -> None:
+        """Take what runs transactions, the clock that ends invitations, and what connected nodes say of themselves."""
         self._calls = calls
         self._clock = clock
+        self._conditions = conditions
 
     async def ListAnalyses(self, request: wire.ListAnalysesRequest, context: Context) -> wire.ListAnalysesResponse:
         """Return analyses by name and version."""
@@ -50,6 +53,8 @@ class CatalogueServicer(catalogue_service_pb2_grpc.CatalogueServiceServicer):
         """Return all nodes by name; why one is set apart, to operators and auditors only."""
         page, now, roles = page_of(request), self._clock(), current_caller().roles
         found = await self._calls.read(lambda session: list_nodes(session, page, roles, now))
+        conditions = self._conditions()
         return wire.ListNodesResponse(
-            nodes=[node_message(node) for node in found.items], next_page_token=token_of(found.last)
+            nodes=[node_message(node, conditions.get(node.node, ())) for node in found.items],
+            next_page_token=token_of(found.last),
         )

@@ -50,9 +50,14 @@ def node_frame(message: wire.NodeFrame) -> plain.NodeFrame:
             return plain.CommandAck(message.command_ack.epoch, message.command_ack.upto_seq)
         case "heartbeat":
             beat = message.heartbeat
-            return plain.Heartbeat(beat.epoch, beat.monotonic_ms, _log_news(beat), _wall(beat))
+            return plain.Heartbeat(beat.epoch, beat.monotonic_ms, _log_news(beat), _wall(beat), _conditions(beat))
         case _:
             raise _violation("frame")
+
+
+def _conditions(beat: wire.Heartbeat) -> tuple[str, ...]:
+    """Return the conditions that we know, each once; a later release may have others."""
+    return tuple(name for name, number in types_pb2.Node.Condition.items() if number and number in beat.conditions)
 
 
 def _wall(beat: wire.Heartbeat) -> datetime | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
@@ -29,8 +30,8 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
     return message
 
 
-def node_message(node: Node) -> types_pb2.Node:
-    """Return a node as callers see it."""
+def node_message(node: Node, conditions: Sequence[str] = ()) -> types_pb2.Node:
+    """Return a node as callers see it, with what it says of itself while it is connected."""
     return types_pb2.Node(
         node=node.node,
         state=types_pb2.Node.State.Value(node.state),
@@ -39,6 +40,7 @@ def node_message(node: Node) -> types_pb2.Node:
         key_fingerprint=node.key_fingerprint,
         reason=node.reason,
         clock_ahead_seconds=node.clock_ahead_seconds if abs(node.clock_ahead_seconds) > _CLOCK_SECONDS else 0,
+        conditions=[types_pb2.Node.Condition.Value(one) for one in conditions if node.connected],
     )
 
 

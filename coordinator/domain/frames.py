@@ -57,12 +57,13 @@ class CommandAck:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The node is alive. ``wall`` is the time that its clock shows."""
+    """The node is alive. ``wall`` is the time that its clock shows; ``conditions`` what it says of itself."""
 
     epoch: int
     monotonic_ms: int
     log: LogNews = NO_NEWS
     wall: datetime | None = None
+    conditions: tuple[str, ...] = ()
 
 
 NodeFrame = Hello | HeadProof | Event | CommandAck | Heartbeat

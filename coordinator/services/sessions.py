@@ -114,6 +114,11 @@ class Sessions:
             if session is not newest and session.epoch < epoch:
                 session.end(HansaError(Reason.EPOCH_FENCED), by_epoch=epoch)
 
+    def conditions(self) -> dict[str, tuple[str, ...]]:
+        """Return what each connected node says of itself, where it says anything."""
+        newest = [max(sessions, key=lambda one: one.epoch) for sessions in self._open.values() if sessions]
+        return {session.node: session.conditions for session in newest if session.conditions}
+
     def closed(self, session: NodeSession) -> None:
         """Forget a session that has ended."""
         others = self._open.get(session.node, set())
@@ -136,6 +141,7 @@ class NodeSession:
         """Made by ``Sessions.open``."""
         self.node = node
         self.epoch = 0
+        self.conditions: tuple[str, ...] = ()
         self._sessions = sessions
         self._desk = sessions.desk
         self._patience = sessions.patience
@@ -292,6 +298,7 @@ class NodeSession:
                 return False
             case Heartbeat():
                 check_epoch(frame.epoch, self.epoch)
+                self.conditions = frame.conditions
                 log = await self._exchange(frame.log)
                 await self._note_clock(frame.wall)
                 await self._out.put(HeartbeatReply(frame.monotonic_ms, self._desk.clock(), log))

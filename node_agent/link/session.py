@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -26,7 +26,7 @@ from hansa.contract.outbox import Head
 from hansa.runtime.clock import Clock
 from hansa.runtime.logging import remember
 from hansa.runtime.supervisor import until_first_ends
-from hansa.v1 import node_service_pb2, node_service_pb2_grpc
+from hansa.v1 import node_service_pb2, node_service_pb2_grpc, types_pb2
 from node_agent.audit.witness import LogWitness, Told
 from node_agent.link.attaching import answer_welcome
 from node_agent.link.clock_watch import ClockWatch
@@ -72,6 +72,8 @@ class SessionParts:
     witness: LogWitness | None = None
     # Whether an offer may be taken in; what is not acknowledged comes again in the next session.
     has_room: Callable[[], bool] = lambda: True
+    # What the node says of itself: names of Node.Condition.
+    conditions: Callable[[], Sequence[str]] = tuple
     watch: ClockWatch = field(default_factory=ClockWatch)
     acknowledged: Acknowledged = field(default_factory=Acknowledged)
 
@@ -284,6 +286,7 @@ class Session:
                 free_slots=free,
                 active_runs=active,
                 policy_digest=self._parts.policy_digest(),
+                conditions=[types_pb2.Node.Condition.Value(one) for one in self._parts.conditions()],
             )
             if self._parts.witness is not None:
                 put_log_news(beat, await self._parts.witness.news(self._told))

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -24,6 +25,7 @@ from hansa.contract.ids import NodeId
 from hansa.contract.limits import COMMAND_WINDOW
 from hansa.contract.states import RunState
 from hansa.v1 import node_service_pb2 as wire
+from hansa.v1 import types_pb2
 from tests.support.job_world import START, JobWorld, open_world, snapshot
 from tests.support.scripted_node import NodeStore, PlainNode, inventory, report, run_at
 
@@ -70,6 +72,22 @@ async def test_a_node_that_proves_its_heads_is_connected_until_its_stream_ends(
     await node.hang_up()
     row = node_row(world)
     assert (row.connected, row.since) == (False, START + timedelta(minutes=1))
+
+
+async def test_what_a_node_says_of_itself_holds_as_long_as_its_session(world: JobWorld, sessions: Sessions) -> None:
+    node = await attached(sessions)
+    assert sessions.conditions() == {}
+    draining = types_pb2.Node.DRAINING
+    unknown = cast("types_pb2.Node.Condition.ValueType", 77)
+    for conditions, seen in (([draining, unknown, draining], {"FI": ("DRAINING",)}), ([], {})):
+        beat = wire.Heartbeat(epoch=node.epoch, monotonic_ms=8, conditions=conditions)
+        await node.send(wire.NodeFrame(heartbeat=beat))
+        await node.receive("heartbeat_reply")
+        assert sessions.conditions() == seen
+    await node.send(wire.NodeFrame(heartbeat=wire.Heartbeat(epoch=node.epoch, conditions=[draining])))
+    await node.receive("heartbeat_reply")
+    await node.hang_up()
+    assert sessions.conditions() == {}
 
 
 @pytest.mark.parametrize("wrong", ["nonce", "epoch", "hello", "protocol"])

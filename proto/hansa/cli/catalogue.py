@@ -124,7 +124,7 @@ def print_nodes(found: Sequence[types_pb2.Node], output: str) -> None:
         (
             one.node,
             cell(documents.node_state(one)),
-            documents.connection(one),
+            ", ".join([documents.connection(one), *(name.lower() for name in documents.conditions(one))]),
             documents.shown_time(one.since),
             _clock(one),
             one.reason,

@@ -83,6 +83,12 @@ def node_state(message: types_pb2.Node) -> str:
     return enum_name(types_pb2.Node.State.keys(), types_pb2.Node.State.values(), message.state)
 
 
+def conditions(message: types_pb2.Node) -> list[str]:
+    """Return the names of what a connected node says of itself."""
+    kinds = types_pb2.Node.Condition
+    return [enum_name(kinds.keys(), kinds.values(), one) for one in message.conditions]
+
+
 def connection(message: types_pb2.Node) -> str:
     """Return whether a node is ``connected``, ``unreachable``, or was ``never seen``."""
     if message.connected:
@@ -98,6 +104,7 @@ def node(message: types_pb2.Node) -> Document:
         "connected": message.connected,
         "since": rfc3339(message.since),
         "connection": connection(message),
+        "conditions": conditions(message),
         "clock_ahead_seconds": message.clock_ahead_seconds,
         "reason": message.reason,
         "key_fingerprint": message.key_fingerprint,

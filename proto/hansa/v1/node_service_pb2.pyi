@@ -811,6 +811,7 @@ class Heartbeat(_message.Message):
     LOG_CONSISTENCY_FIELD_NUMBER: _builtins.int
     WITNESSED_SIZE_FIELD_NUMBER: _builtins.int
     COSIGNATURE_FIELD_NUMBER: _builtins.int
+    CONDITIONS_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     monotonic_ms: _builtins.int
     free_slots: _builtins.int
@@ -830,6 +831,8 @@ class Heartbeat(_message.Message):
     def wall(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def log_consistency(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    @_builtins.property
+    def conditions(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.Node.Condition.ValueType]: ...
     def __init__(
         self,
         *,
@@ -844,10 +847,11 @@ class Heartbeat(_message.Message):
         log_consistency: _abc.Iterable[_builtins.bytes] | None = ...,
         witnessed_size: _builtins.int = ...,
         cosignature: _builtins.bytes = ...,
+        conditions: _abc.Iterable[_types_pb2.Node.Condition.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["wall", b"wall"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_runs", b"active_runs", "cosignature", b"cosignature", "epoch", b"epoch", "free_slots", b"free_slots", "log_checkpoint", b"log_checkpoint", "log_consistency", b"log_consistency", "log_consistency_from", b"log_consistency_from", "monotonic_ms", b"monotonic_ms", "policy_digest", b"policy_digest", "wall", b"wall", "witnessed_size", b"witnessed_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_runs", b"active_runs", "conditions", b"conditions", "cosignature", b"cosignature", "epoch", b"epoch", "free_slots", b"free_slots", "log_checkpoint", b"log_checkpoint", "log_consistency", b"log_consistency", "log_consistency_from", b"log_consistency_from", "monotonic_ms", b"monotonic_ms", "policy_digest", b"policy_digest", "wall", b"wall", "witnessed_size", b"witnessed_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -321,6 +321,27 @@ class Node(_message.Message):
     REVOKED: Node.State.ValueType  # 6
     INVITATION_EXPIRED: Node.State.ValueType  # 7
 
+    class _Condition:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ConditionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Node._Condition.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CONDITION_UNSPECIFIED: Node._Condition.ValueType  # 0
+        DRAINING: Node._Condition.ValueType  # 1
+        """It takes no new work until its next session."""
+        DEGRADED: Node._Condition.ValueType  # 2
+        """It takes no new work, for want of room on its disk."""
+
+    class Condition(_Condition, metaclass=_ConditionEnumTypeWrapper):
+        """What a connected node says of itself."""
+
+    CONDITION_UNSPECIFIED: Node.Condition.ValueType  # 0
+    DRAINING: Node.Condition.ValueType  # 1
+    """It takes no new work until its next session."""
+    DEGRADED: Node.Condition.ValueType  # 2
+    """It takes no new work, for want of room on its disk."""
+
     NODE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     CONNECTED_FIELD_NUMBER: _builtins.int
@@ -328,6 +349,7 @@ class Node(_message.Message):
     KEY_FINGERPRINT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     CLOCK_AHEAD_SECONDS_FIELD_NUMBER: _builtins.int
+    CONDITIONS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     state: Global___Node.State.ValueType
     connected: _builtins.bool
@@ -341,6 +363,10 @@ class Node(_message.Message):
     def since(self) -> _timestamp_pb2.Timestamp:
         """Since when connected, or since when unreachable; not set where it was never seen."""
 
+    @_builtins.property
+    def conditions(self) -> _containers.RepeatedScalarFieldContainer[Global___Node.Condition.ValueType]:
+        """Of a connected node."""
+
     def __init__(
         self,
         *,
@@ -351,10 +377,11 @@ class Node(_message.Message):
         key_fingerprint: _builtins.str = ...,
         reason: _builtins.str = ...,
         clock_ahead_seconds: _builtins.int = ...,
+        conditions: _abc.Iterable[Global___Node.Condition.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ahead_seconds", b"clock_ahead_seconds", "connected", b"connected", "key_fingerprint", b"key_fingerprint", "node", b"node", "reason", b"reason", "since", b"since", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ahead_seconds", b"clock_ahead_seconds", "conditions", b"conditions", "connected", b"connected", "key_fingerprint", b"key_fingerprint", "node", b"node", "reason", b"reason", "since", b"since", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
