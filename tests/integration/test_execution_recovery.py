@@ -132,7 +132,7 @@ def lose_broker(node: ExecutionNode) -> None:
 async def test_what_a_frozen_worker_cannot_end_is_ended_by_the_agent() -> None:
     async with execution_node() as node:
         run_id = await node.submit()
-        await at_work(node, run_id)
+        await process_inside(node, run_id, "bash")
         # Frozen, it does not hear that the time is over.
         freeze_workers(node)
         node.ahead = timedelta(hours=2)
