@@ -92,11 +92,15 @@ class Group:
             (folder / "cgroup.procs").write_text(str(pid))
 
     def processes(self) -> Sequence[int]:
-        """Return who is in the group, zombies excepted; nobody if it is gone."""
-        try:
-            return [int(line) for line in (self.folders["pids"] / "cgroup.procs").read_text().split()]
-        except OSError:
-            return []
+        """Return who is in the group, zombies excepted; nobody if it is gone.
+
+        Version 1: in any of its hierarchies, since a process is put into one after the other.
+        """
+        found: set[int] = set()
+        for folder in set(self.folders.values()):
+            with contextlib.suppress(OSError):
+                found |= {int(line) for line in (folder / "cgroup.procs").read_text().split()}
+        return sorted(found)
 
     def kill(self, patience_seconds: float) -> bool:
         """Kill every process of the group; return whether it is empty now.
@@ -137,7 +141,8 @@ class Group:
 
         Into a group that is gone nothing can be put any more.
         """
-        for folder in set(self.folders.values()):
+        # By the last one the group is found again, should another not go.
+        for folder in sorted(set(self.folders.values()), key=lambda folder: folder == self.folders["pids"]):
             for _ in range(_REMOVE_TRIES):
                 with contextlib.suppress(FileNotFoundError):
                     try:

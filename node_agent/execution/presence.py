@@ -155,10 +155,10 @@ class Premises:
 
     def clear_execution(self, run_id: str, execution: int) -> bool:
         """Kill what there is of an execution on this host; return whether nothing of it runs here."""
-        for group in self._groups(self._cards(), f"{run_id}-{execution}"):
-            if not group.kill(_CLEAR_PATIENCE_SECONDS) or not group.remove():
-                return False
-        return _kill_inside(run_id, execution)
+        groups = list(self._groups(self._cards(), f"{run_id}-{execution}"))
+        gone = [group.kill(_CLEAR_PATIENCE_SECONDS) and group.remove() for group in groups]
+        # A frozen worker may not have put into the group yet what it had started.
+        return _kill_inside(run_id, execution) and all(gone)
 
     def executions(self) -> Sequence[tuple[str, int]]:
         """Return the executions (run id, number) that have a control group here, empty or not."""

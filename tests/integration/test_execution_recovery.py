@@ -131,10 +131,11 @@ def lose_broker(node: ExecutionNode) -> None:
 
 async def test_what_a_frozen_worker_cannot_end_is_ended_by_the_agent() -> None:
     async with execution_node() as node:
-        run_id = await node.submit(deadline=timedelta(seconds=25))
-        await at_work(node, run_id)
+        run_id = await node.submit()
+        await process_inside(node, run_id, "bash")
         # Frozen, it does not hear that the time is over.
         freeze_workers(node)
+        node.ahead = timedelta(hours=2)
         await node.until(run_id, lambda run: run.state == "EXPIRED")
         async with asyncio.timeout(PATIENCE):
             while processes_of(node.work(run_id)):  # noqa: ASYNC110 - the kernel rings no bell

@@ -105,6 +105,8 @@ class ExecutionNode:
     world: TrustWorld
     policy: Mapping[str, Any]
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    # How far the agent's clock is ahead of the workers'.
+    ahead: timedelta = timedelta()
     _agent: list[asyncio.Task[None]] = field(default_factory=list)
     _server: uvicorn.Server | None = None
 
@@ -135,7 +137,7 @@ class ExecutionNode:
 
     async def _clock(self) -> None:
         while True:
-            self.bench.now = utc_now()
+            self.bench.now = utc_now() + self.ahead
             await asyncio.sleep(0.01)
 
     async def _serve(self) -> None:

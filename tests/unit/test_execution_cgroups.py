@@ -87,3 +87,15 @@ def test_processes_killed_for_memory_are_counted_in_both_versions(tmp_path: Path
     control = group.folders["memory"] / "memory.oom_control"
     control.write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
     assert group.memory_kills() == 3
+
+
+def test_who_was_put_into_one_hierarchy_only_is_in_the_group(tmp_path: Path) -> None:
+    for controller in ("memory", "pids", "cpu"):
+        (tmp_path / controller).mkdir()
+    groups = find_groups("4:memory:/\n8:pids:/\n1:cpu:/\n", tmp_path)
+    assert groups is not None
+    group = groups.group("node", "run-1")
+    group.create(_LIMITS)
+    (group.folders["memory"] / "cgroup.procs").write_text("41\n")
+    (group.folders["pids"] / "cgroup.procs").write_text("42\n")
+    assert group.processes() == [41, 42]
