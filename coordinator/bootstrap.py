@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import structlog
 from sqlalchemy.orm import Session
 
 from coordinator.api.admin import AdminServicer, Inviting
@@ -35,16 +36,20 @@ from coordinator.services.enrolment import Issuer
 from coordinator.services.evidence import LogEvidence
 from coordinator.services.log_evidence import log_evidence
 from coordinator.services.proposals import expire_proposals
+from coordinator.services.purging import purge_results
 from coordinator.services.sessions import Sessions
 from coordinator.services.trust import keep_fresh, state_in_force
 from coordinator.services.witnessing import LogKeeper
 from coordinator.store.database import Database
 from coordinator.store.federation import read_federation
+from coordinator.store.outboxes import CommandRepository
 from coordinator.store.requests import forget_requests
 from coordinator.store.schema import is_current
 from coordinator.trust_keys import TrustKeys, load_trust_keys
 from hansa.contract.errors import HansaError, Reason
+from hansa.contract.retention import KEPT_AFTER_ACK
 from hansa.runtime.clock import Clock
+from hansa.runtime.space import Space
 from hansa.runtime.supervisor import run_all
 from hansa.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
 from hansa.v1.catalogue_service_pb2_grpc import add_CatalogueServiceServicer_to_server
@@ -52,6 +57,8 @@ from hansa.v1.enrolment_service_pb2_grpc import add_EnrolmentServiceServicer_to_
 from hansa.v1.job_service_pb2_grpc import add_JobServiceServicer_to_server
 from hansa.v1.node_service_pb2_grpc import add_NodeServiceServicer_to_server
 from hansa.v1.trust_service_pb2_grpc import add_TrustServiceServicer_to_server
+
+_log = structlog.get_logger(__name__)
 
 _REQUESTS_KEPT: Final = timedelta(days=7)
 _HOUSEKEEPING_SECONDS: Final = 3600.0
@@ -69,6 +76,7 @@ class Foundation:
     trust_keys: TrustKeys
     database: Database
     clock: Clock
+    space: Space
 
     @property
     def issuer(self) -> Issuer:
@@ -89,15 +97,19 @@ def open_foundation(state_dir: Path, clock: Clock) -> Foundation:
             store is another one's or of another release; ``CONFIG_INVALID``.
     """
     config = load_config(state_dir)
+    space = config.space(state_dir)
+    # First: on a full disk, all that follows needs the room of the reserve.
+    space.begin()
     keys = load_keys(state_dir / CA_FOLDER, names=config.server_names, now=clock())
     trust_keys = load_trust_keys(state_dir)
     database = Database.open(config.database_url(state_dir))
+    database.when_full(space.make_room)
     try:
         _check_store(database, config, state_dir)
     except BaseException:
         database.close()
         raise
-    return Foundation(config, keys, trust_keys, database, clock)
+    return Foundation(config, keys, trust_keys, database, clock, space)
 
 
 def _check_store(database: Database, config: Config, state_dir: Path) -> None:
@@ -110,6 +122,7 @@ def _check_store(database: Database, config: Config, state_dir: Path) -> None:
     if federation is None or federation.name != config.federation:
         raise HansaError(Reason.STATE_FOLDER_INVALID, "The store is not this federation's.", field="database")
     database.run_sync(state_in_force)
+    database.claim()
 
 
 async def run_coordinator(foundation: Foundation, stop: asyncio.Event) -> None:
@@ -147,7 +160,7 @@ def _people(base: Foundation, sessions: Sessions, rates: RateLimiter) -> Listene
         server_credentials(base.keys),
         Boundary(Guard(dict.fromkeys(PEOPLE, person), rates)),
         [
-            partial(add_JobServiceServicer_to_server, JobServicer(sessions.desk, _logs(base.keeper))),
+            partial(add_JobServiceServicer_to_server, JobServicer(sessions.desk, _logs(base.keeper), base.space)),
             partial(add_CatalogueServiceServicer_to_server, CatalogueServicer(calls, base.clock)),
             partial(add_TrustServiceServicer_to_server, TrustServicer(calls)),
             partial(
@@ -194,14 +207,24 @@ def _loops(base: Foundation, desk: Desk) -> Mapping[str, Loop]:
     def tidy(session: Session) -> None:
         forget_requests(session, before=base.clock() - _REQUESTS_KEPT)
         expire_proposals(session, base.clock())
+        CommandRepository(session).prune(base.clock() - KEPT_AFTER_ACK)
+        if base.config.result_days:
+            purge_results(session, base.clock(), kept=timedelta(days=base.config.result_days))
 
     async def housekeeping() -> None:
         while True:
-            await base.database.run(tidy)
+            try:
+                await base.database.run(tidy)
+            except HansaError as error:
+                # A full disk is no reason to stop serving.
+                _log.warning("housekeeping_put_off", reason=error.reason.value)
+                if error.reason is not Reason.STORE_FULL:
+                    raise
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
 
     return {
         "housekeeping": housekeeping,
+        "space": base.space.run,
         "deadlines": partial(keep_deadlines, desk),
         "trust": partial(keep_fresh, desk, base.trust_keys.online),
     }

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from sqlalchemy.engine import make_url
 
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import FEDERATION_NAME
+from hansa.contract.margins import MIB, Margins
+from hansa.runtime.space import Space
 
 FILE: Final = "coordinator.toml"
 CA_FOLDER: Final = "ca"
@@ -39,6 +42,11 @@ class Config(BaseModel):
     # sqlite:///PATH or postgresql+psycopg://…; a file in the state folder when empty.
     database: str = ""
     node_certificate_hours: int = Field(default=168, ge=1, le=24 * 90)
+    # How long the result of an ended job is kept, with the summaries that it was made of; 0: for ever.
+    result_days: int = Field(default=0, ge=0, le=36600)
+    # MiB of the disk that are held back for what must be written on a full one, and what must be free for new work.
+    reserve_mib: int = Field(default=64, ge=1, le=1 << 20)
+    free_mib: int = Field(default=128, ge=1, le=1 << 20)
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Config:
@@ -67,6 +75,12 @@ class Config(BaseModel):
     def database_url(self, state_dir: Path) -> str:
         """Return the database's URL."""
         return self.database or f"sqlite:///{state_dir.resolve() / _DATABASE_FILE}"
+
+    def space(self, state_dir: Path) -> Space:
+        """Return the room on the store's disk, which is ours to keep where the store is a file."""
+        place = make_url(self.database_url(state_dir))
+        here = Path(place.database or "").parent if place.get_backend_name() == "sqlite" else None
+        return Space(here, Margins(self.reserve_mib * MIB, self.free_mib * MIB))
 
     def to_toml(self) -> str:
         """Return the file's text; settings at their default are left out."""

@@ -23,7 +23,7 @@ from tuf.api.metadata import Metadata
 from coordinator.config import CA_FOLDER, FILE, Config, load_config
 from coordinator.services.trust import directory_in_force, pinned_root, state_in_force
 from coordinator.store.audit import AuditRepository
-from coordinator.store.database import Database, sqlite_version
+from coordinator.store.database import Database
 from coordinator.store.nodes import NodeRepository
 from coordinator.store.paging import Page
 from coordinator.store.schema import is_current
@@ -33,6 +33,7 @@ from coordinator.trust_keys import ROOT_FILE, TRUST_FOLDER, load_trust_keys
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.raw_keys import key_text
 from hansa.runtime.clock import Clock, utc_now
+from hansa.runtime.sqlite import sqlite_version
 from hansa.runtime.versions import PACKAGES, weaknesses
 from hansa.trust.files import ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 from hansa.trust.online import check_online_keys
@@ -130,7 +131,7 @@ def _open(url: str) -> Database | None:
     file = make_url(url)
     if file.get_backend_name() == "sqlite" and not Path(file.database or "").exists():
         return None
-    return Database.open(url)
+    return Database.look(url)
 
 
 def _store(database: Database | None) -> Finding:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hansa.contract.raw_keys import signing_key
 from hansa.runtime.clock import utc_now
 from hansa.runtime.logging import set_up_logging
+from hansa.runtime.space import Space
 from hansa.runtime.supervisor import run_all, stop_on_signals
 from node_agent.airlock.gate import Airlock, Gate
 from node_agent.airlock.statements import Notary
@@ -25,6 +26,7 @@ from node_agent.approval_records import approvals_of
 from node_agent.approvals import Approvals
 from node_agent.audit.trail import AuditTrail
 from node_agent.audit.witness import LogWitness, WitnessKeys
+from node_agent.backups import Backups
 from node_agent.catalogue import Catalogue, approved_digests
 from node_agent.config import AgentConfig, StateFolder, load_config, lock_state_folder, short_path
 from node_agent.datasets import Datasets
@@ -44,8 +46,8 @@ from node_agent.offers import Offers, active_runs
 from node_agent.policy.approvals import Site
 from node_agent.policy.book import PolicyBook
 from node_agent.policy.changes import PolicyChanges
-from node_agent.reporting import Bells
-from node_agent.retention import Retention
+from node_agent.reporting import Acknowledged, Bells
+from node_agent.retention import Backlog, Retention
 from node_agent.scheduling import Scheduler
 from node_agent.situation import Situation
 from node_agent.spool.uploader import Uploader
@@ -68,15 +70,18 @@ def serve(state: StateFolder) -> int:
     with lock_state_folder(state):
         config = load_config(state)
         policy = PolicyBook(state.policy_file)
+        space = Space(state.path, config.margins)
+        space.begin()
         database = Database.open(state.database)
+        database.when_full(space.make_room)
         try:
-            asyncio.run(_serve(state, config, policy, database))
+            asyncio.run(_serve(state, config, policy, database, space))
         finally:
             database.close()
     return 0
 
 
-async def _serve(state: StateFolder, config: AgentConfig, policy: PolicyBook, database: Database) -> None:
+async def _serve(state: StateFolder, config: AgentConfig, policy: PolicyBook, database: Database, space: Space) -> None:
     stop = stop_on_signals()
     await database.run(lambda session: found_store(session, str(uuid4())))
     async with AsyncExitStack() as stack:
@@ -85,24 +90,30 @@ async def _serve(state: StateFolder, config: AgentConfig, policy: PolicyBook, da
             await broker.start()
             stack.push_async_callback(broker.stop)
         app = make_app(broker_url(state.path, config.broker_url))
-        await Agent(state, config, policy, database, partial(enqueue_run, app)).run(stop)
+        agent = Agent(state, config, policy, database, partial(enqueue_run, app), space=space)
+        await agent.run(stop)
     _log.info("agent_stopped")
 
 
 class Agent:
     """All parts of one agent, built and wired."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what the parts stand on
         self,
         state: StateFolder,
         config: AgentConfig,
         policy: PolicyBook,
         database: Database,
         enqueue: Callable[[str], None],
+        *,
+        space: Space | None = None,
     ) -> None:
-        """Build the parts; nothing runs before ``run``."""
+        """Build the parts; nothing runs before ``run``. Without ``space``, nobody watches the disk."""
+        self._space = space or Space(None, config.margins)
         self._state, self._config, self._policy, self._database = state, config, policy, database
         self._bells = Bells()
+        self._acknowledged = Acknowledged()
+        self._backlog = Backlog(database=database, acknowledged=self._acknowledged)
         self._reporter = WireReporter(config.node)
         self._trust = TrustBook()
         self._analyses = Catalogue(state.analyses, self._trust.current)
@@ -143,8 +154,15 @@ class Agent:
             bells=self._bells,
             clock=utc_now,
             enqueue=enqueue,
+            may_start=self._has_room,
         )
-        self._retention = Retention(database=database, state=state, policy=policy.current, clock=utc_now)
+        self._retention = Retention(
+            database=database,
+            state=state,
+            policy=policy.current,
+            clock=utc_now,
+            acknowledged=self._acknowledged,
+        )
         self._policy_changes = PolicyChanges(book=policy, database=database, clock=utc_now)
         self._link = self._make_link()
 
@@ -161,6 +179,8 @@ class Agent:
             policy_digest=lambda: self._policy.digest().encode(),
             load=self._load,
             witness=self._witness,
+            has_room=self._has_room,
+            acknowledged=self._acknowledged,
         )
         return Link(
             endpoint=self._config.node_endpoint,
@@ -178,8 +198,14 @@ class Agent:
         view = self._trust.current()
         return None if view is None else signing_key(view.directory.coordinator_log_key)
 
+    def _has_room(self) -> bool:
+        """Say whether new work may be taken on."""
+        return not self._space.short and not self._backlog.is_full
+
     async def _load(self) -> tuple[int, int]:
         active = await self._database.run(active_runs)
+        if not self._has_room():
+            return 0, active
         return max(self._policy.current().admission.max_active_runs - active, 0), active
 
     def _api(self) -> LocalApi:
@@ -215,6 +241,8 @@ class Agent:
             policy_digest=self._policy.digest,
             logs=self._witness.standing,
             trust=self._trust_json,
+            disk=self._space.standing,
+            unsent_bytes=lambda: self._backlog.unsent,
         )
         airlock = Airlock(database=self._database, gate=gate, bells=self._bells, clock=utc_now)
         return LocalApi(
@@ -230,6 +258,7 @@ class Agent:
                 bells=self._bells,
                 clock=utc_now,
             ),
+            backups=Backups(state=self._state, clock=utc_now),
             views=views,
         )
 
@@ -265,6 +294,8 @@ class Agent:
                 "scheduler": self._scheduler.run,
                 "local_api": self._serve_api,
                 "retention": self._retention.run,
+                "space": self._space.run,
+                "backlog": self._backlog.run,
             },
             stop,
         )

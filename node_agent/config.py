@@ -21,12 +21,14 @@ from typing import Any, Final, Self
 
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.ids import FEDERATION_NAME, NODE_ID, NodeId
+from hansa.contract.margins import MIB, Margins
 
 _PRIVATE: Final = 0o700
 _OTHERS: Final = 0o077
 _FOLDERS: Final = ("keys", "trust", "analyses", "broker", "datasets", "runs", "logs")
 _ENDPOINT: Final = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}:[0-9]{1,5}")
 _MAX_SLOTS: Final = 64
+_MAX_MIB: Final = 1 << 20
 # In the folder ``trust``: the root metadata that the invitation named.
 PINNED_ROOT: Final = "root.json"
 
@@ -186,8 +188,10 @@ def lock_state_folder(state: StateFolder) -> StateLock:
     except BlockingIOError as error:
         os.close(descriptor)
         raise HansaError(Reason.AGENT_RUNNING, field="state") from error
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
+    # For people to read. On a full disk it stays empty, and the agent begins all the same.
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
     return StateLock(descriptor)
 
 
@@ -214,12 +218,23 @@ class LocalSettings:
     slots: int = 2
     # The node's own broker by URL; absent: the agent owns a redis-server.
     broker_url: str | None = None
+    # MiB of the disk that are held back for what must be written on a full one, and what must be free for new work.
+    reserve_mib: int = 64
+    free_mib: int = 128
 
     def __post_init__(self) -> None:
         if not _is_slots(self.slots):
             raise _invalid("slots", f"must be 1 to {_MAX_SLOTS}")
+        for name in ("reserve_mib", "free_mib"):
+            if not _is_within(getattr(self, name), _MAX_MIB):
+                raise _invalid(name, f"must be 1 to {_MAX_MIB}")
         if self.broker_url is not None and not _is_broker(self.broker_url):
             raise _invalid("broker_url", "must be an amqp, amqps, redis, rediss or redis+socket URL")
+
+    @property
+    def margins(self) -> Margins:
+        """The room that is kept on the store's disk."""
+        return Margins(self.reserve_mib * MIB, self.free_mib * MIB)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +255,11 @@ class AgentConfig(LocalSettings):
 
 
 def _is_slots(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_SLOTS
+    return _is_within(value, _MAX_SLOTS)
+
+
+def _is_within(value: object, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
 def _is_broker(url: object) -> bool:

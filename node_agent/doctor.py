@@ -6,6 +6,7 @@ does not hide the next.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
@@ -22,12 +23,15 @@ from typing import Final
 from hansa.contract.digests import digest
 from hansa.contract.directory import Role
 from hansa.contract.errors import HansaError, Reason
+from hansa.contract.margins import MIB
 from hansa.contract.raw_keys import key_digest
 from hansa.runtime.clock import Clock, utc_now
+from hansa.runtime.space import RESERVE_FILE
+from hansa.runtime.sqlite import sqlite_module, sqlite_version
 from hansa.runtime.versions import PACKAGES, weaknesses
 from hansa.trust.files import METADATA_FOLDER
 from hansa.trust.view import TrustView
-from node_agent.config import PINNED_ROOT, StateFolder, load_config, open_state_folder
+from node_agent.config import PINNED_ROOT, StateFolder, load_config, load_settings, open_state_folder
 from node_agent.keys.credential import CREDENTIAL, SERVER_CA, is_enrolled, load_credential
 from node_agent.keys.identity import AGREEMENT, SIGNING, load_identity
 from node_agent.local_api.client import AgentClient
@@ -42,7 +46,6 @@ WARNING: Final = "warning"
 FAILED: Final = "failed"
 
 _PATIENCE_SECONDS: Final = 10
-_SQLITE_NEEDED: Final = (3, 51, 3)
 _LONGEST_CLOCK_ERROR: Final = timedelta(minutes=5)
 _SOON: Final = timedelta(days=1)
 # HTTP/2: the client's preface and an empty SETTINGS frame, which the server answers with its own.
@@ -85,6 +88,7 @@ def examine(path: Path, clock: Clock = utc_now) -> Sequence[Finding]:
         ("redis-server", _redis),
         ("sandbox", _sandbox),
         ("sqlite", lambda _: _sqlite()),
+        ("disk", _disk),
         ("clock", lambda found: _clock(found, clock())),
         ("coordinator", _coordinator),
         ("coordinator's log", _coordinator_log),
@@ -268,15 +272,22 @@ def _sandbox(_state: StateFolder) -> Finding:
 
 
 def _sqlite() -> Finding:
-    try:
-        from pysqlite3 import dbapi2 as sqlite
-    except ImportError:
-        import sqlite3 as sqlite
-    detail = f"{sqlite.__name__.split('.')[0]} with SQLite {sqlite.sqlite_version}"
-    if tuple(int(part) for part in sqlite.sqlite_version.split(".")) < _SQLITE_NEEDED:
-        wanted = ".".join(str(part) for part in _SQLITE_NEEDED)
-        return Finding("sqlite", WARNING, detail, f"pip install pysqlite3, or Python with SQLite {wanted}")
+    detail = f"{sqlite_module().__name__.split('.')[0]} with SQLite {sqlite_version()}"
+    for weak in weaknesses({"sqlite": sqlite_version()}):
+        # One connection writes, by a lock: the fault cannot occur.
+        return Finding("sqlite", WARNING, detail, f"pip install pysqlite3, or Python with SQLite {weak.mended}")
     return Finding("sqlite", OK, detail)
+
+
+def _disk(state: StateFolder) -> Finding:
+    margins = load_settings(state).margins
+    found = os.statvfs(state.path)
+    free, reserved = found.f_bavail * found.f_frsize, (state.path / RESERVE_FILE).exists()
+    detail = f"{free // MIB} MiB free, the reserve is {'there' if reserved else 'not there'}"
+    if free < margins.floor:
+        remedy = f"make room: {margins.floor // MIB} MiB have to be free; see docs/runbooks/disk-full.md"
+        return Finding("disk", FAILED, f"{detail}; no new work is taken", remedy)
+    return Finding("disk", OK, detail)
 
 
 def _clock(state: StateFolder, now: datetime) -> Finding:

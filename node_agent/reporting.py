@@ -60,6 +60,13 @@ class Bells:
         self.spool.set()
 
 
+@dataclass(slots=True)
+class Acknowledged:
+    """The last event that the coordinator has, as the newest session says; None before the first session."""
+
+    upto: int | None = None
+
+
 def advance(  # noqa: PLR0913 - one change of state, whole
     session: Session,
     run: RunRow,

@@ -18,6 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from hansa.contract.errors import HansaError
 from hansa.contract.states import RUN_TERMINAL, RunEvent, RunState
 from hansa.runtime.clock import Clock
 from node_agent.offers import active_runs
@@ -38,7 +39,11 @@ _TICK_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduler:
-    """The agent's loop over its runs. ``enqueue`` sends a run id to the broker (blocking)."""
+    """The agent's loop over its runs.
+
+    ``enqueue`` sends a run id to the broker (blocking); ``may_start`` says
+    whether there is room for a run that has not begun.
+    """
 
     database: Database
     policy: Callable[[], Policy]
@@ -46,6 +51,7 @@ class Scheduler:
     bells: Bells
     clock: Clock
     enqueue: Callable[[str], None]
+    may_start: Callable[[], bool] = lambda: True
 
     async def run(self) -> None:
         """Start what may start, mend what is stuck; once a second and whenever the bell rings."""
@@ -71,7 +77,7 @@ class Scheduler:
                 await self.database.run(self._pardon)
             # At one time with the question before: the machine may sleep in between.
             await self.step(now)
-        except OperationalError:
+        except (OperationalError, HansaError):
             # A full disk, say. The agent must be there when it is mended; nothing was half done.
             _log.exception("store_not_writable")
             return None
@@ -99,7 +105,8 @@ class Scheduler:
         if not is_reconciled(session):
             # Restored from a backup: what is queued here may have ended long ago.
             return ()
-        room = self.policy().admission.max_active_runs - active_runs(session)
+        most = self.policy().admission.max_active_runs if self.may_start() else 0
+        room = most - active_runs(session)
         queued = {run.run_id: run for run in _in_states(session, (RunState.QUEUED,))}
         lost = [run for run in _in_states(session, (RunState.STAGING,)) if is_message_lost(facts_of(run), now)]
         started = next_to_start([facts_of(run) for run in queued.values()], room)

@@ -20,7 +20,9 @@ from coordinator.services.desk import Desk
 from coordinator.services.evidence import LogEvidence, job_evidence, summary_content
 from coordinator.services.jobs import Asker, JobView, cancel_job, job_result, list_jobs, show, view_job, watch_job
 from coordinator.services.submission import submit_job
+from hansa.contract.errors import HansaError, Reason
 from hansa.contract.limits import CHUNK_BYTES
+from hansa.runtime.space import Space
 from hansa.v1 import job_service_pb2 as wire
 from hansa.v1 import job_service_pb2_grpc, types_pb2
 
@@ -28,14 +30,18 @@ from hansa.v1 import job_service_pb2_grpc, types_pb2
 class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     """Parse, one call, convert."""
 
-    def __init__(self, desk: Desk, logs: LogEvidence) -> None:
-        """Take what runs the transactions and tells of them, and what the audit logs give of a job."""
+    def __init__(self, desk: Desk, logs: LogEvidence, space: Space) -> None:
+        """Take what runs the transactions and tells of them, what the audit logs give of a job, and the store's disk."""
         self._desk = desk
         self._logs = logs
+        self._space = space
 
     async def SubmitJob(self, request: wire.SubmitJobRequest, context: Context) -> wire.SubmitJobResponse:
         """Store a signed job; the job's own id makes a repeat safe."""
         request_id_of(request)
+        if self._space.short:
+            # Before anything is promised: the room that is left is for the work that was accepted.
+            raise HansaError(Reason.STORE_FULL, log=self._space.short)
         signed, asker, turn = signed_of(request.job), _asker(), self._desk.turn()
         job = await self._desk.commit(partial(submit_job, signed=signed, caller=asker.name, turn=turn))
         return wire.SubmitJobResponse(job=job_message(show(job, turn)))

@@ -17,6 +17,7 @@ import click
 import structlog
 
 from coordinator.bootstrap import open_foundation, run_coordinator
+from coordinator.cli.backups import backup, restore
 from coordinator.config import SERVER_CA_FILE, Config, load_config, make_config
 from coordinator.doctor import FAILED, examine
 from coordinator.founding import Founding, check_free, found
@@ -59,6 +60,10 @@ class _Commands(click.Group):
 @click.version_option(package_name="hansa")
 def main() -> None:
     """Begin, serve and migrate the coordinator of a federation."""
+
+
+main.add_command(backup)
+main.add_command(restore)
 
 
 @main.command()

@@ -64,7 +64,7 @@ def greet(session: Session, node: NodeId, hello: Hello, *, nonce: bytes, turn: T
     epoch = next_epoch(standing.epoch, federation.generation)
     sessions.open_epoch(node, epoch, hello)
     if hello.store_uuid != standing.store.uuid:
-        CommandRepository(session).forget_acknowledgements(node)
+        CommandRepository(session).owe(node, after=0)
     if standing.store.reconciling:
         tell_recorded(session, node, hello.generation, turn)
     commands = CommandRepository(session)
@@ -107,7 +107,7 @@ def connect(
         # We are the ones who have forgotten: a copy of the store was put back by hand.
         _log.error("own_outbox_behind", node=node, node_seq=proof.command_cursor.seq)
         raise HansaError(Reason.COORDINATOR_BEHIND)
-    commands.acknowledge(node, proof.command_cursor.seq)
+    commands.acknowledge(node, proof.command_cursor.seq, turn.now)
     SessionRepository(session).connect(node, turn.now)
     return Standing(welcome), _seen(session, node)
 

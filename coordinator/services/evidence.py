@@ -17,7 +17,7 @@ from tuf.api.metadata import Metadata, Targets
 from coordinator.domain.authorisation import READ_RESULT, SEE_EVIDENCE
 from coordinator.services.combination import job_end
 from coordinator.services.desk import Turn
-from coordinator.services.jobs import Asker, job_for
+from coordinator.services.jobs import Asker, job_for, result_of
 from coordinator.services.trust import state_in_force
 from coordinator.store.jobs import JobRepository
 from coordinator.store.statements import StatementRepository
@@ -26,7 +26,6 @@ from coordinator.store.trust import TrustRepository
 from hansa.contract.envelope import to_json
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.listing import MANIFEST_FILE, parse_listing
-from hansa.contract.states import JOB_TERMINAL
 from hansa.contract.trust_paths import analysis_of
 from hansa.sdk.evidence import JOB_FILE, METADATA, RESULT_FILE, TARGETS, statement_file, summary_file
 from hansa.trust.files import ROOT, SNAPSHOT, TIMESTAMP, metadata_name
@@ -52,13 +51,12 @@ def job_evidence(session: Session, job_id: str, asker: Asker, turn: Turn, logs: 
     """Return the evidence of an ended job; an auditor's is without summaries and figures.
 
     Raises:
-        HansaError: ``JOB_UNKNOWN``; ``PERMISSION_DENIED``; ``JOB_NOT_ENDED``.
+        HansaError: ``JOB_UNKNOWN``; ``PERMISSION_DENIED``; ``JOB_NOT_ENDED``;
+            ``RESULT_PURGED``.
     """
     job = job_for(SEE_EVIDENCE, session, job_id, asker)
     jobs = JobRepository(session)
-    result = jobs.result(job.job_id)
-    if job.state not in JOB_TERMINAL or result is None:
-        raise HansaError(Reason.JOB_NOT_ENDED)
+    result = result_of(session, job)
     # What came after the end is in no result.
     in_result = {run.node for run in job_end(job).runs if run.statement and run.statement.encode() in result}
     statements = {

@@ -109,13 +109,24 @@ def job_result(session: Session, job_id: str, asker: Asker, turn: Turn) -> JobRe
 
     Raises:
         HansaError: ``JOB_UNKNOWN``; ``PERMISSION_DENIED``, an operator does
-            not read other people's results; ``JOB_NOT_ENDED``.
+            not read other people's results; ``JOB_NOT_ENDED``; ``RESULT_PURGED``.
     """
     job = job_for(READ_RESULT, session, job_id, asker)
-    content = JobRepository(session).result(job_id)
-    if job.state not in JOB_TERMINAL or content is None:
+    return JobResult(show(job, turn), result_of(session, job))
+
+
+def result_of(session: Session, job: JobRecord) -> bytes:
+    """Return what ``job`` ended with.
+
+    Raises:
+        HansaError: ``JOB_NOT_ENDED``; ``RESULT_PURGED``, it was kept for its time.
+    """
+    if job.state not in JOB_TERMINAL:
         raise HansaError(Reason.JOB_NOT_ENDED)
-    return JobResult(show(job, turn), content)
+    content = JobRepository(session).result(job.job_id)
+    if content is None:
+        raise HansaError(Reason.RESULT_PURGED)
+    return content
 
 
 async def watch_job(desk: Desk, job_id: str, asker: Asker) -> AsyncGenerator[JobView, None]:

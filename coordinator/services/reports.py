@@ -95,7 +95,7 @@ def apply_batch(session: Session, batch: Batch, turn: Turn) -> tuple[Applied, Ch
     fault = _apply_all(session, batch.events, progress, turn)
     _write(session, progress, turn)
     if batch.acked is not None:
-        CommandRepository(session).acknowledge(batch.node, batch.acked)
+        CommandRepository(session).acknowledge(batch.node, batch.acked, turn.now)
     changed = settle_all(session, progress.unsettled, turn) | Changed(jobs=frozenset(progress.told))
     return Applied(progress.receiver.cursor.seq, fault), changed | progress.recalled
 

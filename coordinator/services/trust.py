@@ -316,15 +316,21 @@ def pinned_root(session: Session) -> bytes:
     return metadata_file(session, ROOT, state_in_force(session).pinned_root)
 
 
-def renew_timestamp(session: Session, online: OnlineKeys, now: datetime) -> TrustState:
+def renew_timestamp(session: Session, online: OnlineKeys, now: datetime, *, ahead: int = 0) -> TrustState:
     """Say that what is in force still is; with a new snapshot where one is due.
+
+    Args:
+        session: the transaction.
+        online: the keys that sign it.
+        now: aware UTC time.
+        ahead: how many versions may have been given out that this store has forgotten.
 
     Raises:
         HansaError: ``KEY_INVALID``; the root names other on-line keys.
     """
     mirror = TrustRepository(session)
     state = state_in_force(session)
-    files = renew_online(RepositoryFiles(mirror.all_metadata()), online, now)
+    files = renew_online(RepositoryFiles(mirror.all_metadata()), online, now, ahead=ahead)
     timestamp = Metadata[Timestamp].from_bytes(files.metadata_file(TIMESTAMP)).signed
     renewed = replace(state, snapshot_version=timestamp.snapshot_meta.version, timestamp_version=timestamp.version)
     mirror.put(renewed, files.metadata, {})

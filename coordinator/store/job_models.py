@@ -89,6 +89,7 @@ class CommandRow(Base):
     body: Mapped[bytes] = mapped_column(LargeBinary)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     acked: Mapped[bool] = mapped_column(Boolean)
+    acked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class EventRow(Base):

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.store.job_models import COMMANDS, EVENTS
 from hansa.contract.digests import CHAIN_START
 from hansa.contract.outbox import Head
+from hansa.contract.retention import prune_below
 
 _HEAD: Final = (
     select(COMMANDS.c.seq, COMMANDS.c.hash)
@@ -39,7 +40,7 @@ _PENDING: Final = (
 _ACKNOWLEDGE: Final = (
     update(COMMANDS)
     .where(COMMANDS.c.node == bindparam("of_node"), COMMANDS.c.seq <= bindparam("upto"), COMMANDS.c.acked.is_(False))
-    .values(acked=True)
+    .values(acked=True, acked_at=bindparam("at"))
 )
 
 
@@ -96,13 +97,30 @@ class CommandRepository:
         rows = self._connection.execute(_PENDING, {"node": node, "after": after, "most": limit})
         return [StoredCommand(row.seq, row.prev_hash, row.body) for row in rows]
 
-    def acknowledge(self, node: str, upto_seq: int) -> None:
+    def acknowledge(self, node: str, upto_seq: int, now: datetime) -> None:
         """Mark the entries up to ``upto_seq`` as applied by the node."""
-        self._connection.execute(_ACKNOWLEDGE, {"of_node": node, "upto": upto_seq})
+        self._connection.execute(_ACKNOWLEDGE, {"of_node": node, "upto": upto_seq, "at": now})
 
-    def forget_acknowledgements(self, node: str) -> None:
-        """Send everything again: the node came with a new store."""
-        self._connection.execute(update(COMMANDS).where(COMMANDS.c.node == node).values(acked=False))
+    def owe(self, node: str, after: int) -> None:
+        """Forget that commands after number ``after`` were acknowledged: the node was restored and lacks them."""
+        lacking = (COMMANDS.c.node == node, COMMANDS.c.seq > after, COMMANDS.c.acked.is_(True))
+        self._connection.execute(update(COMMANDS).where(*lacking).values(acked=False, acked_at=None))
+
+    def prune(self, before: datetime) -> int:
+        """Delete commands that were acknowledged before ``before`` and that nobody can ask for; return how many."""
+        last = func.max(COMMANDS.c.seq)
+        known = select(
+            COMMANDS.c.node,
+            last.label("head"),
+            last.filter(COMMANDS.c.acked.is_(True)).label("acked"),
+            last.filter(COMMANDS.c.acked_at < before).label("old"),
+        ).group_by(COMMANDS.c.node)
+        pruned = 0
+        for row in self._connection.execute(known).all():
+            below = prune_below(head=row.head, acked=row.acked or 0, old=row.old or 0)
+            gone = delete(COMMANDS).where(COMMANDS.c.node == row.node, COMMANDS.c.seq < below)
+            pruned += self._connection.execute(gone).rowcount
+        return pruned
 
 
 class EventRepository:

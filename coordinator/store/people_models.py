@@ -24,7 +24,8 @@ class FederationRow(Base):
     """The federation itself: one row.
 
     ``store_uuid`` names this store and ``generation`` grows when it is
-    restored from a backup, so that a node notices either.
+    restored from a backup, so that a node notices either. ``term`` grows with
+    each coordinator that begins to serve it, so that an older one notices.
     """
 
     __tablename__ = "federation"
@@ -32,6 +33,7 @@ class FederationRow(Base):
     name: Mapped[str] = mapped_column(String(63), primary_key=True)
     store_uuid: Mapped[str] = mapped_column(String(36))
     generation: Mapped[int] = mapped_column(BigInteger)
+    term: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
 
 
 class PersonRow(Base):

@@ -14,7 +14,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from coordinator.store.database import Database
+from coordinator.store.database import Database, unreachable
 from hansa.contract.errors import HansaError, Reason
 
 T = TypeVar("T")
@@ -54,10 +54,7 @@ def _run(database: Database, work: Callable[[Connection], T]) -> T:
     try:
         return database.run_sync(lambda session: work(session.connection()))
     except OperationalError as error:
-        # The driver's text may hold the URL; it goes to our log only.
-        raise HansaError(
-            Reason.CONFIG_INVALID, "The database cannot be reached.", field="database", log=str(error.orig)
-        ) from error
+        raise unreachable(error) from error
 
 
 def _upgrade(connection: Connection) -> None:

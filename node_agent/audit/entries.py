@@ -53,6 +53,7 @@ class Action(enum.StrEnum):
     COORDINATOR_LOG_FORKED = "coordinator_log_forked"
     COORDINATOR_LOG_ACCEPTED = "coordinator_log_accepted"
     SUBJECTS_ERASED = "subjects_erased"
+    STORE_RESTORED = "store_restored"
 
 
 class Decider(enum.StrEnum):
@@ -305,3 +306,8 @@ def _of_run(run: RunRow) -> dict[str, str | int]:
         "analysis": run.analysis,
         "dataset": run.dataset,
     }
+
+
+def store_restored(generation: int, by: str) -> Entry:
+    """Return the entry of a store that was restored from a backup: what came after it, the log does not have."""
+    return Entry(action=Action.STORE_RESTORED, facts={"generation": generation}, subjects={"by": by})

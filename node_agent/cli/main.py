@@ -39,6 +39,8 @@ _COMMANDS: Final = {
     "audit": "audit",
     "status": "inspection",
     "doctor": "inspection",
+    "backup": "backups",
+    "restore": "backups",
 }
 
 

@@ -116,6 +116,14 @@ class Commands:
             tell_everything(session, self._reporter, now, with_jobs=False)
 
 
+def is_offer(command: node_service_pb2.Command) -> bool:
+    """Say whether the command offers a job; one that cannot be read does not."""
+    try:
+        return read_message(node_service_pb2.CommandBody, command.body).HasField("offer")
+    except HansaError:
+        return False
+
+
 def directory_wanted(command: node_service_pb2.Command) -> int:
     """Return the version of the directory that an offered job names; 0 where none is offered.
 

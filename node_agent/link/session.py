@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -27,9 +27,9 @@ from hansa.runtime.supervisor import until_first_ends
 from hansa.v1 import node_service_pb2, node_service_pb2_grpc
 from node_agent.audit.witness import LogWitness, Told
 from node_agent.link.attaching import answer_welcome
-from node_agent.link.commands import Commands, Wishes, directory_wanted
+from node_agent.link.commands import Commands, Wishes, directory_wanted, is_offer
 from node_agent.link.encoding import head_of, log_news_of, put_log_news, timestamp
-from node_agent.reporting import Bells, Reporter
+from node_agent.reporting import Acknowledged, Bells, Reporter
 from node_agent.store.database import Database
 from node_agent.store.outbox import events_after, keep_acked, store_row
 from node_agent.trust.keeper import TrustKeeper
@@ -67,6 +67,9 @@ class SessionParts:
     load: Callable[[], Awaitable[tuple[int, int]]]
     # Without one, heartbeats say nothing of the logs.
     witness: LogWitness | None = None
+    # Whether an offer may be taken in; what is not acknowledged comes again in the next session.
+    has_room: Callable[[], bool] = lambda: True
+    acknowledged: Acknowledged = field(default_factory=Acknowledged)
 
 
 class Session:
@@ -81,6 +84,7 @@ class Session:
         self._room = asyncio.Event()
         self._told = Told()
         self._beat_now = asyncio.Event()
+        self._holding = False
 
     async def run(self, attached: asyncio.Event) -> None:
         """Attach, set ``attached``, and stream until the stream ends.
@@ -93,6 +97,7 @@ class Session:
             place = await self._attach(call)
             self._parts.wishes.draining = False
             self._sender = Sender(place.event_cursor.seq, EVENT_WINDOW)
+            self._parts.acknowledged.upto = place.event_cursor.seq
             attached.set()
             await until_first_ends(self._read(call, place), self._send_events(call, place), self._beat(call, place))
 
@@ -179,17 +184,26 @@ class Session:
     async def _acknowledged(self, place: Attached, ack: node_service_pb2.EventAck) -> None:
         check_epoch(ack.epoch, place.epoch)
         if self._sender.acknowledged(ack.upto_seq):
-            # A coordinator that knows less later has forgotten something; and only what it knows is ever pruned.
+            self._parts.acknowledged.upto = ack.upto_seq
+            # A coordinator that knows less later has forgotten something.
             await self._parts.database.run(lambda session: keep_acked(session, ack.upto_seq))
         self._room.set()
 
     async def _apply(self, call: Any, place: Attached, command: node_service_pb2.Command) -> None:
         check_epoch(command.epoch, place.epoch)
+        if not self._takes(command):
+            return
         # The job may be of a directory that was published a moment ago.
         await self._parts.trust.reach(directory_wanted(command))
         now = self._parts.clock()
         commands = self._parts.commands
-        applied = await self._parts.database.run(lambda session: commands.apply(session, command, now))
+        try:
+            applied = await self._parts.database.run(lambda session: commands.apply(session, command, now))
+        except HansaError as error:
+            if error.reason is Reason.STORE_FULL:
+                self._hold(command)
+                return
+            raise
         self._parts.bells.ring()
         if applied.renew:
             self._parts.wishes.renew.set()
@@ -199,6 +213,17 @@ class Session:
             self._parts.trust.tell()
         ack = node_service_pb2.CommandAck(epoch=place.epoch, upto_seq=applied.upto_seq)
         await self._write(call, command_ack=ack)
+
+    def _takes(self, command: node_service_pb2.Command) -> bool:
+        """Say whether the command may be applied now; one that may not is held, and all that follow it."""
+        if not self._holding and not self._parts.has_room() and is_offer(command):
+            self._hold(command)
+        return not self._holding
+
+    def _hold(self, command: node_service_pb2.Command) -> None:
+        """Leave the command unacknowledged. The session goes on: what has ended here is still told."""
+        _log.warning("command_held", seq=command.seq, reason=Reason.STORE_FULL.value)
+        self._holding = True
 
     async def _send_events(self, call: Any, place: Attached) -> None:
         while True:
@@ -224,6 +249,9 @@ class Session:
 
     async def _beat(self, call: Any, place: Attached) -> None:
         while True:
+            if self._holding and self._parts.has_room():
+                # The coordinator sends again what was not acknowledged, in a new session.
+                raise HansaError(Reason.STORE_FULL, log="there is room again for what was held")
             free, active = await self._parts.load()
             beat = node_service_pb2.Heartbeat(
                 epoch=place.epoch,

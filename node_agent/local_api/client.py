@@ -18,7 +18,7 @@ from hansa.contract.ids import is_run_id
 from node_agent.config import StateFolder, short_path
 
 _PATIENCE_SECONDS: Final = 60.0
-# The agent reads the whole snapshot again before it takes it in.
+# The agent reads the whole snapshot again before it takes it in, or copies all that it has.
 _ADD_PATIENCE_SECONDS: Final = 3600.0
 _OK: Final = 200
 
@@ -140,6 +140,11 @@ class AgentClient:
     def erase_audit(self, *, index: int | None, person: str, by: str) -> dict[str, Any]:
         """Erase names and reasons; return of how many entries."""
         return self._call("POST", "/v1/audit/erase", {"index": index, "person": person, "by": by})
+
+    def back_up(self, place: Path, *, keys: bool, datasets: bool) -> dict[str, Any]:
+        """Have the agent make a backup as the new folder ``place``; return its manifest."""
+        body = {"folder": str(place), "keys": keys, "datasets": datasets}
+        return self._call("POST", "/v1/backup", body, patience_seconds=_ADD_PATIENCE_SECONDS)
 
     def accept_coordinator_log(self, *, reason: str, by: str) -> dict[str, Any]:
         """Take over the coordinator's log although it has forked; return how the logs stand."""

@@ -24,6 +24,7 @@ from hansa.contract.limits import SUMMARY_BYTES
 from node_agent.airlock.gate import RELEASE, WITHHOLD, Airlock
 from node_agent.approvals import Approvals
 from node_agent.audit.trail import MOST_ENTRIES, AuditTrail
+from node_agent.backups import Backups, Content
 from node_agent.datasets import Datasets
 from node_agent.executions import Executions, Finish
 from node_agent.local_api.views import Views, approval_json, dataset_json, run_json
@@ -39,6 +40,7 @@ _HTTP: Final[Mapping[Code, int]] = {
     Code.FAILED_PRECONDITION: 409,
     Code.PERMISSION_DENIED: 403,
     Code.UNAVAILABLE: 503,
+    Code.RESOURCE_EXHAUSTED: 507,
 }
 _BODY_BYTES: Final = 1 << 20
 # A summary is JSON within JSON: each of its bytes may be escaped.
@@ -105,6 +107,12 @@ class _Accept(_Strict):
     by: str
 
 
+class _Backup(_Strict):
+    folder: str = Field(min_length=1, max_length=4096)
+    keys: bool = True
+    datasets: bool = False
+
+
 class LocalApi:
     """The routes; each parses, makes one call, and converts."""
 
@@ -117,6 +125,7 @@ class LocalApi:
         approvals: Approvals,
         policy: PolicyChanges,
         audit: AuditTrail,
+        backups: Backups,
         views: Views,
     ) -> None:
         """Take the use cases behind the routes."""
@@ -126,6 +135,7 @@ class LocalApi:
         self._approvals = approvals
         self._policy = policy
         self._audit = audit
+        self._backups = backups
         self._views = views
 
     def app(self) -> Starlette:
@@ -159,6 +169,7 @@ class LocalApi:
                 _route("GET", "/v1/audit/proofs/{index:int}", self._prove_entry),
                 _route("POST", "/v1/audit/erase", self._erase),
                 _route("POST", "/v1/audit/accept-coordinator-log", self._accept_coordinator_log),
+                _route("POST", "/v1/backup", self._back_up),
             ]
         )
 
@@ -261,6 +272,11 @@ class LocalApi:
     async def _accept_coordinator_log(self, request: Request) -> Any:
         body = _Accept.model_validate_json(await _body(request))
         return await self._audit.accept_coordinator_log(by=body.by[:64], reason=body.reason[:1000])
+
+    async def _back_up(self, request: Request) -> Any:
+        body = _Backup.model_validate_json(await _body(request))
+        content = Content(keys=body.keys, datasets=body.datasets)
+        return (await self._backups.make(Path(body.folder), content)).model_dump(mode="json")
 
 
 async def _body(request: Request, most_bytes: int = _BODY_BYTES) -> bytes:

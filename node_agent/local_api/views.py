@@ -72,7 +72,9 @@ class Views:
 
     ``link`` returns the link's state, reason and since; ``trust``
     what it believes; ``logs`` how far the
-    audit logs are witnessed, and the alarm if the coordinator's has forked.
+    audit logs are witnessed, and the alarm if the coordinator's has forked;
+    ``disk`` whether there is room for new work; ``unsent_bytes`` how much of
+    events the coordinator does not have.
     """
 
     node: str
@@ -83,6 +85,8 @@ class Views:
     policy_digest: Callable[[], str]
     trust: Callable[[], Mapping[str, Any]]
     logs: Callable[[], Awaitable[Mapping[str, Any]]] = _no_logs
+    disk: Callable[[], Mapping[str, Any]] = dict
+    unsent_bytes: Callable[[], int] = int
 
     async def status(self) -> dict[str, Any]:
         """Return how the agent stands."""
@@ -94,6 +98,8 @@ class Views:
             "runs": counts,
             "policy_digest": self.policy_digest(),
             "trust": self.trust(),
+            "disk": self.disk(),
+            "unsent_bytes": self.unsent_bytes(),
             **await self.logs(),
             "version": version("hansa"),
         }

@@ -58,7 +58,11 @@ class StoreRow(Base):
 
 
 class EventRow(Base):
-    """The outbox towards the coordinator: numbered, hash-chained, never rewritten."""
+    """The outbox towards the coordinator: numbered, hash-chained, never rewritten.
+
+    ``acked_at``: when the node noted that the coordinator has it, some time
+    after it was so.
+    """
 
     __tablename__ = "events"
 
@@ -67,6 +71,7 @@ class EventRow(Base):
     hash: Mapped[bytes] = mapped_column(LargeBinary)
     body: Mapped[bytes] = mapped_column(LargeBinary)
     created_at: Mapped[datetime]
+    acked_at: Mapped[datetime | None]
 
 
 class RunRow(Base):

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from hansa.contract.attach import CoordinatorSeen, CoordinatorTold
 from hansa.contract.digests import CHAIN_START
 from hansa.contract.outbox import Head
+from hansa.contract.retention import prune_below
 from node_agent.store.models import EventRow, StoreRow
 
 _ONLY_ROW: Final = 1
@@ -108,6 +109,39 @@ def events_after(session: Session, seq: int, limit: int) -> Sequence[StoredEvent
     """Return at most ``limit`` events that follow ``seq``, in order."""
     rows = session.scalars(select(EventRow).where(EventRow.seq > seq).order_by(EventRow.seq).limit(limit))
     return [StoredEvent(row.seq, row.prev_hash, row.body) for row in rows]
+
+
+def note_acknowledged(session: Session, upto: int, now: datetime) -> None:
+    """Write down that the coordinator has the events up to ``upto``, and no later ones; their time of rest begins.
+
+    A coordinator that was restored from a backup has fewer than it had: what
+    it lacks is kept as if it had never been acknowledged.
+    """
+    session.execute(update(EventRow).where(EventRow.seq <= upto, EventRow.acked_at.is_(None)).values(acked_at=now))
+    session.execute(update(EventRow).where(EventRow.seq > upto, EventRow.acked_at.is_not(None)).values(acked_at=None))
+
+
+def prune_events(session: Session, before: datetime) -> int:
+    """Delete events that were acknowledged before ``before`` and that nobody can ask for; return how many."""
+    acked = last_acknowledged(session)
+    old = _last(session, EventRow.acked_at < before)
+    below = prune_below(head=event_head(session).seq, acked=acked, old=old)
+    done = session.execute(delete(EventRow).where(EventRow.seq < below).returning(EventRow.seq))
+    return len(done.all())
+
+
+def last_acknowledged(session: Session) -> int:
+    """Return the last event that is noted as acknowledged; 0 for none."""
+    return _last(session, EventRow.acked_at.is_not(None))
+
+
+def unsent_bytes(session: Session, after: int) -> int:
+    """Return the size of the events that follow ``after``: what the node owes."""
+    return session.scalar(select(func.sum(func.length(EventRow.body))).where(EventRow.seq > after)) or 0
+
+
+def _last(session: Session, condition: ColumnElement[bool]) -> int:
+    return session.scalar(select(func.max(EventRow.seq)).where(condition)) or 0
 
 
 def command_cursor(session: Session) -> Head:

@@ -6,16 +6,19 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 import structlog
+from sqlalchemy import select
 from sqlalchemy.orm import Session as Transaction
 
 from coordinator.domain.membership import CredentialState
 from coordinator.store.credentials import CredentialRepository
+from coordinator.store.job_models import CommandRow
 from coordinator.store.outboxes import CommandRepository
 from hansa.contract.errors import Reason
 from hansa.runtime.clock import utc_now
@@ -34,6 +37,7 @@ from node_agent.link.daemon import Link, LinkState
 from node_agent.link.renewal import Renewal
 from node_agent.link.session import SessionParts
 from node_agent.spool.uploader import Uploader
+from node_agent.store.models import RunRow
 from tests.support.agent import Bench, make_bench
 from tests.support.live_coordinator import LiveCoordinator, NodeKey, live_coordinator
 
@@ -225,10 +229,33 @@ async def test_a_store_that_cannot_write_ends_a_session_but_not_the_agent(agent:
     )
     with structlog.testing.capture_logs() as logs:
         async with running(agent) as task:
-            await until(lambda: task.done() or any(line["event"] == "session_crashed" for line in logs))
+            await until(lambda: task.done() or any(line["event"] == "command_held" for line in logs))
             assert not task.done()
             await agent.bench.database.run(pages(1_000_000))
             await until(lambda: any(line["event"] == "offer_declined" for line in logs))
+
+
+async def test_an_offer_for_which_there_is_no_room_is_not_acknowledged_and_comes_again(agent: Agent) -> None:
+    room = False
+    agent.link = replace(agent.link, parts=replace(agent.link.parts, has_room=lambda: room))
+    named = "a" * 32
+    body = node_service_pb2.CommandBody(offer=node_service_pb2.Offer(run_id=named, attempt=0)).SerializeToString()
+    of_coordinator = agent.live.foundation.database.run
+    await of_coordinator(lambda session: CommandRepository(session).append(NODE, body, utc_now()))
+
+    async def acknowledged() -> bool:
+        return await of_coordinator(lambda session: bool(session.scalar(select(CommandRow.acked))))
+
+    with structlog.testing.capture_logs() as logs:
+        async with running(agent):
+            await until(lambda: any(line["event"] == "command_held" for line in logs))
+            # The session stands, and tells what there is to tell.
+            assert agent.is_online
+            assert await agent.bench.database.run(lambda session: session.get(RunRow, named)) is None
+            assert not await acknowledged()
+            room = True
+            await until(acknowledged)
+    assert (await agent.bench.run(named)).state == "DECLINED"
 
 
 async def _ask(agent: Agent, key_pem: bytes) -> str:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hansa.contract.raw_keys import key_digest, key_text
 from hansa.sdk.keys import create_key, read_public_key
 from node_agent.audit.trail import AuditTrail
+from node_agent.backups import Backups
 from node_agent.datasets import Datasets
 from node_agent.link.encoding import WireReporter
 from node_agent.local_api.server import LocalApi
@@ -56,6 +57,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         approvals=made.approvals,
         policy=PolicyChanges(book=PolicyBook(state.policy_file), database=database, clock=lambda: made.now),
         audit=AuditTrail(database=database),
+        backups=Backups(state=state, clock=lambda: made.now),
         views=Views(
             node=NODE,
             federation=FEDERATION,

@@ -19,6 +19,7 @@ from node_agent.audit.entries import policy_changed
 from node_agent.audit.log import append, erase
 from node_agent.audit.trail import AuditTrail
 from node_agent.audit.witness import LogWitness, Told, WitnessKeys
+from node_agent.backups import Backups
 from node_agent.datasets import Datasets
 from node_agent.link.encoding import WireReporter
 from node_agent.local_api.server import LocalApi
@@ -46,6 +47,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         policy=PolicyChanges(book=PolicyBook(state.policy_file), database=database, clock=lambda: made.now),
         audit=AuditTrail(database=database, clock=lambda: made.now, witness=witness_of(made)),
         approvals=made.approvals,
+        backups=Backups(state=state, clock=lambda: made.now),
         views=Views(
             node="FI",
             federation="demo",

@@ -6,17 +6,22 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from coordinator.domain.records import JobRecord
 from coordinator.services.evidence import Evidence, job_evidence, summary_content
 from coordinator.services.jobs import Asker, job_result
+from coordinator.services.purging import purge_results
 from coordinator.services.sessions import Sessions
 from coordinator.store.audit import AuditRepository
+from coordinator.store.job_models import SUMMARIES
 from coordinator.store.nodes import NodeRepository
 from coordinator.store.paging import Page
 from coordinator.store.statements import StatementRepository
@@ -118,6 +123,32 @@ async def test_a_statement_is_stored_logged_and_named_in_the_result(
     named = {run["node"]: run["statement"] for run in json.loads(found.content)["nodes"]}
     assert named == {name: digest(signed.payload) for name, signed in statements.items()}
     assert {("summary_released", f"{job.job_id} {one}") for one in named.values()} <= set(acts(world))
+
+
+async def test_a_result_goes_when_its_time_is_over_and_no_other_takes_its_place(
+    world: JobWorld, nodes: dict[str, PlainNode]
+) -> None:
+    job = await submitted(world, nodes)
+    for node in nodes.values():
+        await let_out(world, node, job, released())
+    asked = partial(job_result, job_id=job.job_id, asker=ADA, turn=world.desk.turn())
+    stored = {name: summary for name, summary in (await evidence(world, job)).items() if "summar" in name}
+    assert all(stored.values())
+
+    def purge(session: Session, days: int) -> int:
+        return purge_results(session, world.clock() + timedelta(days=days), kept=timedelta(days=30))
+
+    assert await world.desk.read(partial(purge, days=30)) == 0  # not a moment too early
+    assert (await world.desk.read(asked)).content
+    assert await world.desk.read(partial(purge, days=31)) == 1
+    for gone in (world.desk.read(asked), evidence(world, job)):
+        with pytest.raises(HansaError) as refused:
+            await gone
+        assert refused.value.reason is Reason.RESULT_PURGED
+    assert await world.desk.read(lambda session: set(session.scalars(select(SUMMARIES.c.content)))) == {b""}
+    assert all(run.statement for run in (await world.job(job.job_id)).runs)
+    assert ("results_purged", "1 jobs") in acts(world)
+    assert await world.desk.read(partial(purge, days=31)) == 0
 
 
 FORGERIES: dict[str, dict[str, Any]] = {

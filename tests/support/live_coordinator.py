@@ -214,7 +214,13 @@ async def live_coordinator(state_dir: Path, database: str = "") -> AsyncIterator
     """Run a coordinator whose people, nodes and analysis are those of ``job_trust``."""
     people, enrolment, node = free_ports(3)
     config = make_config(
-        federation=FEDERATION, people_port=people, enrolment_port=enrolment, node_port=node, database=database
+        federation=FEDERATION,
+        people_port=people,
+        enrolment_port=enrolment,
+        node_port=node,
+        database=database,
+        reserve_mib=1,
+        free_mib=2,
     )
     clock = ShiftedClock()
     trust = job_trust(clock(), NODES)

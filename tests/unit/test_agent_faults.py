@@ -14,7 +14,6 @@ import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from hansa.contract.errors import HansaError, Reason
@@ -24,6 +23,7 @@ from hansa.v1 import node_service_pb2, types_pb2
 from node_agent.airlock.gate import RELEASE
 from node_agent.airlock.released import ReleasedSummary
 from node_agent.audit.trail import AuditTrail
+from node_agent.backups import Backups
 from node_agent.config import StateFolder
 from node_agent.datasets import Datasets
 from node_agent.executions import Finish, Outcome
@@ -286,8 +286,9 @@ async def test_a_full_disk_stops_nothing_for_good_and_nothing_is_half_done(bench
         return lambda session: session.connection().exec_driver_sql(f"PRAGMA max_page_count={count}").close()
 
     await bench.database.run(pages("1"))
-    with pytest.raises(OperationalError):
+    with pytest.raises(HansaError) as refused:
         await _fill(bench)
+    assert refused.value.reason is Reason.STORE_FULL
     before = await bench.events()
     with structlog.testing.capture_logs() as logs:
         scheduler = asyncio.create_task(bench.scheduler.run())
@@ -385,6 +386,7 @@ async def test_a_request_without_an_end_is_refused_before_it_fills_the_memory(
         approvals=bench.approvals,
         policy=PolicyChanges(book=PolicyBook(state.policy_file), database=bench.database, clock=lambda: bench.now),
         audit=AuditTrail(database=bench.database),
+        backups=Backups(state=state, clock=lambda: bench.now),
         views=Views(
             node="FI",
             federation="demo",

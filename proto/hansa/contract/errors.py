@@ -66,6 +66,7 @@ class Reason(enum.StrEnum):
     JOB_UNKNOWN = "JOB_UNKNOWN"
     JOB_NOT_ENDED = "JOB_NOT_ENDED"
     JOB_ENDED = "JOB_ENDED"
+    RESULT_PURGED = "RESULT_PURGED"
     # people and nodes
     PERSON_EXISTS = "PERSON_EXISTS"
     PERSON_INVALID = "PERSON_INVALID"
@@ -133,6 +134,12 @@ class Reason(enum.StrEnum):
     LOG_ENTRY_UNKNOWN = "LOG_ENTRY_UNKNOWN"
     NOTE_INVALID = "NOTE_INVALID"
     EVIDENCE_INVALID = "EVIDENCE_INVALID"
+    # stores
+    STORE_DAMAGED = "STORE_DAMAGED"
+    STORE_IN_USE = "STORE_IN_USE"
+    STORE_FENCED = "STORE_FENCED"
+    STORE_FULL = "STORE_FULL"
+    BACKUP_INVALID = "BACKUP_INVALID"
 
 
 class RunReason(enum.StrEnum):
@@ -224,6 +231,7 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = {
     Reason.JOB_UNKNOWN: Entry(_C.NOT_FOUND, "There is no such job."),
     Reason.JOB_NOT_ENDED: Entry(_STATE, "The job has not ended yet."),
     Reason.JOB_ENDED: Entry(_STATE, "The job has already ended."),
+    Reason.RESULT_PURGED: Entry(_C.NOT_FOUND, "The result was kept for its time, and is deleted."),
     Reason.PERSON_EXISTS: Entry(_EXISTS, "This name is registered with another key or role."),
     Reason.PERSON_INVALID: Entry(_INVALID, "The person's name or role is not valid."),
     Reason.NODE_UNKNOWN: Entry(_C.NOT_FOUND, "There is no such node."),
@@ -294,6 +302,11 @@ CATALOGUE: Final[Mapping[Reason, Entry]] = {
     Reason.LOG_ENTRY_UNKNOWN: Entry(_C.NOT_FOUND, "The audit log has no such entry."),
     Reason.NOTE_INVALID: Entry(_C.DATA_LOSS, "The signed checkpoint is not valid."),
     Reason.EVIDENCE_INVALID: Entry(_C.DATA_LOSS, "The evidence does not hold."),
+    Reason.STORE_DAMAGED: Entry(_C.DATA_LOSS, "The store is damaged."),
+    Reason.STORE_IN_USE: Entry(_STATE, "Another process uses this store; stop it first."),
+    Reason.STORE_FENCED: Entry(_C.ABORTED, "Another coordinator has taken this store over."),
+    Reason.STORE_FULL: Entry(_C.RESOURCE_EXHAUSTED, "There is no room on the disk for new work; try again later."),
+    Reason.BACKUP_INVALID: Entry(_C.DATA_LOSS, "The backup is not valid."),
 }
 
 

@@ -57,7 +57,7 @@ def make_timestamp(snapshot: bytes, *, version: int, key: Ed25519PrivateKey, now
     return _signed(Metadata(Timestamp(version=version, expires=_expiry(now, TIMESTAMP_LIFE), snapshot_meta=meta)), key)
 
 
-def renew_online(files: RepositoryFiles, keys: OnlineKeys, now: datetime) -> RepositoryFiles:
+def renew_online(files: RepositoryFiles, keys: OnlineKeys, now: datetime, *, ahead: int = 0) -> RepositoryFiles:
     """Return ``files`` with a timestamp of ``now``, and with a new snapshot where one is due.
 
     A snapshot is due when the newest targets are not those of the last one,
@@ -65,6 +65,13 @@ def renew_online(files: RepositoryFiles, keys: OnlineKeys, now: datetime) -> Rep
     passed. Versions that the newest root's keys did not sign do not count:
     that is how a repository comes back from a version that a thief set to the
     highest.
+
+    Args:
+        files: the repository.
+        keys: what the newest root names.
+        now: aware UTC time.
+        ahead: how many versions may have been given out that ``files`` does
+            not know of, because it comes from a backup; they are skipped.
 
     Raises:
         HansaError: ``TRUST_UNKNOWN`` (no root or no targets), ``TRUST_INVALID``,
@@ -74,16 +81,15 @@ def renew_online(files: RepositoryFiles, keys: OnlineKeys, now: datetime) -> Rep
     check_online_keys(root_bytes, keys)
     root = _root(root_bytes)
     old = _last_snapshot(files, root)
-    if old is None or not _still_good(old.signed, targets, now):
-        number = 1 if old is None else old.signed.version + 1
+    if old is None or ahead or not _still_good(old.signed, targets, now):
+        number = (1 if old is None else old.signed.version + 1) + ahead
         snapshot = make_snapshot(targets, version=number, key=keys.snapshot, now=now)
     else:
         number = old.signed.version
         snapshot = files.metadata_file(SNAPSHOT, number)
     last = _valid(files.metadata.get(metadata_name(TIMESTAMP, 0)), Timestamp, TIMESTAMP, root)
-    timestamp = make_timestamp(
-        snapshot, version=1 if last is None else last.signed.version + 1, key=keys.timestamp, now=now
-    )
+    version = (1 if last is None else last.signed.version + 1) + ahead
+    timestamp = make_timestamp(snapshot, version=version, key=keys.timestamp, now=now)
     return files.merged({metadata_name(SNAPSHOT, number): snapshot, metadata_name(TIMESTAMP, 0): timestamp}, {})
 
 
