@@ -23,7 +23,7 @@ from node_agent.link.attaching import answer_welcome
 from node_agent.link.encoding import head_message
 from node_agent.reporting import advance
 from node_agent.spool.uploader import Uploader
-from node_agent.store.models import EventRow, RunRow
+from node_agent.store.models import EventRow, LoggedReleaseRow, RunRow
 from node_agent.store.outbox import append_event, command_cursor, event_head, hash_at
 from tests.support.agent import OPEN_POLICY, Bench, collected, job, make_bench, offer
 from tests.support.restored_bench import back_up, raise_generation, restore
@@ -124,9 +124,12 @@ async def test_a_restored_coordinator_is_told_everything_again_with_the_same_sta
     await coordinator.received_all(bench)
     before = (await bench.database.run(event_head)).seq
 
+    await bench.database.run(lambda session: session.execute(update(LoggedReleaseRow).values(told=True)))
+
     coordinator.generation, coordinator.events = 2, Head()
     await coordinator.attach(bench)
     again = await told(bench, before)
+    assert await bench.database.run(lambda session: session.scalars(select(LoggedReleaseRow.told)).all()) == [False]
     assert kinds(again) == ["inventory_reported", "job_reported", "summary_released", "run_reported"]
     envelope = again[2].summary_released.statement
     assert statement is not None
