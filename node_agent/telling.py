@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from hansa.contract.envelope import from_json
 from hansa.contract.states import RunState
 from node_agent.reporting import Reporter
-from node_agent.store.models import DatasetRow, RunRow, SummaryRow
+from node_agent.store.models import DatasetRow, LoggedReleaseRow, RunRow, SummaryRow
 from node_agent.store.outbox import append_event
 
 
@@ -44,4 +44,7 @@ def tell_run(session: Session, run: RunRow, reporter: Reporter, now: datetime) -
         append_event(session, reporter.released(run, row.outgoing, from_json(row.statement), now), now)
         if row.outgoing is not None:
             row.uploaded_at = None
+        # The proof that it is in our log goes out again too, with the next cosignature.
+        logged = update(LoggedReleaseRow).where(LoggedReleaseRow.run_id == run.run_id).values(told=False)
+        session.execute(logged)
     append_event(session, reporter.run(run, now), now)

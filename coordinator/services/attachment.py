@@ -64,7 +64,7 @@ def greet(session: Session, node: NodeId, hello: Hello, *, nonce: bytes, turn: T
     epoch = next_epoch(standing.epoch, federation.generation)
     sessions.open_epoch(node, epoch, hello)
     if hello.store_uuid != standing.store.uuid:
-        CommandRepository(session).forget_acknowledgements(node)
+        CommandRepository(session).owe(node, after=0)
     if standing.store.reconciling:
         tell_recorded(session, node, hello.generation, turn)
     commands = CommandRepository(session)

@@ -134,10 +134,6 @@ class CommandRepository:
             pruned += self._connection.execute(gone).rowcount
         return pruned
 
-    def forget_acknowledgements(self, node: str) -> None:
-        """Send everything again: the node came with a new store."""
-        self._connection.execute(update(COMMANDS).where(COMMANDS.c.node == node).values(acked=False))
-
 
 class EventRepository:
     """What was received of each node's outbox; the cursor stands in the node's row."""

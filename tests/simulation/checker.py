@@ -17,8 +17,8 @@ from tests.simulation.records import CoordinatorState, NodeState, Question
 from tests.simulation.world import World
 
 if TYPE_CHECKING:
-    from tests.simulation.coordinator import CoordinatorProcess
-    from tests.simulation.node import NodeProcess
+    from tests.simulation.coordinator_process import CoordinatorProcess
+    from tests.simulation.node_process import NodeProcess
 
 _EDGES = {(before, after) for (before, _), after in RUN_TRANSITIONS.items()}
 

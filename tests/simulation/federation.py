@@ -9,8 +9,8 @@ from typing import Any
 
 from hansa.contract.states import JOB_TERMINAL, RUN_TERMINAL
 from tests.simulation.checker import Checker
-from tests.simulation.coordinator import CoordinatorProcess
-from tests.simulation.node import NodeProcess
+from tests.simulation.coordinator_process import CoordinatorProcess
+from tests.simulation.node_process import NodeProcess
 from tests.simulation.records import Question, later
 from tests.simulation.rules import Rules
 from tests.simulation.wire import Stream, call

@@ -8,14 +8,13 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from hansa.runtime.sqlite import sqlite_module
 from node_agent.store.outbox import store_row
 from tests.support.agent import OPEN_POLICY, Bench, open_bench
 
 
 def back_up(bench: Bench, to: Path) -> None:
     """Copy the bench's store as it is now to ``to``."""
-    from hansa.runtime.sqlite import sqlite_module
-
     with bench.database._engine.connect() as connection:
         source = connection.connection.driver_connection
         target = sqlite_module().connect(str(to))

@@ -9,18 +9,21 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from hansa.contract.envelope import from_json
 from hansa.contract.errors import HansaError, Reason
 from hansa.contract.outbox import Head
+from hansa.contract.states import IllegalTransitionError, RunEvent
 from hansa.v1 import node_service_pb2, types_pb2
 from node_agent.airlock.released import ReleasedSummary
 from node_agent.executions import Finish, Outcome
 from node_agent.link.attaching import answer_welcome
 from node_agent.link.encoding import head_message
+from node_agent.reporting import advance
 from node_agent.spool.uploader import Uploader
-from node_agent.store.models import EventRow, RunRow
+from node_agent.store.models import EventRow, LoggedReleaseRow, RunRow
 from node_agent.store.outbox import append_event, command_cursor, event_head, hash_at
 from tests.support.agent import OPEN_POLICY, Bench, collected, job, make_bench, offer
 from tests.support.restored_bench import back_up, raise_generation, restore
@@ -121,9 +124,12 @@ async def test_a_restored_coordinator_is_told_everything_again_with_the_same_sta
     await coordinator.received_all(bench)
     before = (await bench.database.run(event_head)).seq
 
+    await bench.database.run(lambda session: session.execute(update(LoggedReleaseRow).values(told=True)))
+
     coordinator.generation, coordinator.events = 2, Head()
     await coordinator.attach(bench)
     again = await told(bench, before)
+    assert await bench.database.run(lambda session: session.scalars(select(LoggedReleaseRow.told)).all()) == [False]
     assert kinds(again) == ["inventory_reported", "job_reported", "summary_released", "run_reported"]
     envelope = again[2].summary_released.statement
     assert statement is not None
@@ -393,3 +399,31 @@ async def test_evil_no_breach_can_use_the_generations_up(bench: Bench) -> None:
 async def test_a_cursor_beyond_our_own_events_is_not_taken_for_an_acknowledgement(bench: Bench) -> None:
     await Coordinator(events=Head(1 << 40, b"x" * 32)).attach(bench)
     await Coordinator().attach(bench)
+
+
+async def test_evil_our_own_release_is_not_undone_by_what_is_recorded(bench: Bench, tmp_path: Path) -> None:
+    coordinator = Coordinator()
+    await coordinator.attach(bench)
+    run = await released(bench)
+    statement = (await bench.summary(run.run_id)).statement
+    back_up(bench, tmp_path / "backup")
+    again = restore(bench, tmp_path / "backup")
+    await coordinator.attach(again)
+    await coordinator.send(again, reconcile(recorded(run, "WITHHELD")))
+    assert (await again.run(run.run_id)).state == "RELEASED"
+    assert (await again.summary(run.run_id)).statement == statement
+    again.database.close()
+
+
+async def test_an_end_is_final_whatever_a_transaction_believes(bench: Bench) -> None:
+    run = await bench.running(job())
+
+    def work(session: Session) -> None:
+        believed = session.get_one(RunRow, run.run_id)
+        ended = update(RunRow).values(state="CANCELLED").execution_options(synchronize_session=False)
+        session.execute(ended)
+        with pytest.raises(IllegalTransitionError):
+            advance(session, believed, RunEvent.COLLECT, reporter=bench.reporter, now=bench.now)
+
+    await bench.database.run(work)
+    assert (await bench.run(run.run_id)).state == "CANCELLED"

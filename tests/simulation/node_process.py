@@ -32,7 +32,7 @@ from hansa.contract.outbox import Head, Verdict
 from hansa.contract.states import RUN_TERMINAL, RunEvent, RunState
 from node_agent.run_rules import STARTED, RunFacts
 from tests.simulation.checker import Checker
-from tests.simulation.coordinator import CoordinatorProcess
+from tests.simulation.coordinator_process import CoordinatorProcess
 from tests.simulation.records import NodeState, Outbox, Outgoing, pack, question_of, statement_of, subject_of, unpack
 from tests.simulation.wire import Stream, call
 from tests.simulation.world import Crash, Store, World
