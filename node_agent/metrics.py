@@ -78,7 +78,7 @@ class NodeMetrics:
             "offer_waits": [count("offers_waiting", "Offers that asked for an approval.")],
             "offer_declined": [count("offers_declined", "Offers that were declined.", "reason", _REASONS)],
             "local_call_refused": [count("calls_refused", "Local calls that were refused.", "reason", _REASONS)],
-            "worker_silent": [count("leases_lost", "Executions whose worker fell silent.")],
+            "worker_lost": [count("leases_lost", "Executions whose worker died or fell silent.")],
             "enqueue_failed": [count("enqueues_failed", "Messages that the broker did not take.")],
             "store_not_writable": [count("store_not_writable", "Times that the store could not write.")],
             "summary_uploaded": [count("summaries_uploaded", "Released summaries that the coordinator has.")],
