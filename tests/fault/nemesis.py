@@ -72,8 +72,8 @@ class Settings:
         parser.add_argument(
             "--kind", action="append", default=[], choices=KINDS, help="only this kind of fault; may be repeated"
         )
-        got = parser.parse_args(arguments)
         parser.add_argument("--spare", action="append", default=[], metavar="PART", help="leave such processes alone")
+        got = parser.parse_args(arguments)
         seed = secrets.randbelow(2**31) if got.seed is None else got.seed
         return cls(
             faults=got.faults,
