@@ -52,6 +52,7 @@ class Settings:
     longest: float
     reports: Path
     kinds: frozenset[str]
+    spared: frozenset[str]
     lifetime: float
 
     @classmethod
@@ -71,6 +72,7 @@ class Settings:
         parser.add_argument(
             "--kind", action="append", default=[], choices=KINDS, help="only this kind of fault; may be repeated"
         )
+        parser.add_argument("--spare", action="append", default=[], metavar="PART", help="leave such processes alone")
         got = parser.parse_args(arguments)
         seed = secrets.randbelow(2**31) if got.seed is None else got.seed
         return cls(
@@ -84,13 +86,15 @@ class Settings:
             longest=got.longest,
             reports=got.reports.absolute(),
             kinds=frozenset(got.kind),
+            spared=frozenset(got.spare),
             lifetime=got.lifetime,
         )
 
     def wish(self) -> Wish:
         """Return how bad it may get."""
         length = (min(3.0, self.longest), self.longest)
-        return Wish(freeze=length, cut=length, full=(2.0, min(6.0, self.longest)), kinds=self.kinds)
+        full = (min(2.0, self.longest), min(6.0, self.longest))
+        return Wish(freeze=length, cut=length, full=full, kinds=self.kinds, spared=self.spared)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

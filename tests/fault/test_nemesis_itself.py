@@ -248,6 +248,14 @@ def test_a_planted_violation_is_found(plant: Callable[[Evidence], None], broken:
     assert CHECKS[broken](evidence) != []
 
 
+def test_a_run_that_both_sides_ended_at_its_deadline_may_have_either_name() -> None:
+    evidence = honest()
+    evidence.nodes[_NODE].runs[_RUN].state, evidence.coordinator.runs[_RUN] = "CANCELLED", "EXPIRED"
+    assert CHECKS["runs end at both sides"](evidence) == []
+    evidence.nodes[_NODE].runs[_RUN].state = "RELEASED"
+    assert CHECKS["runs end at both sides"](evidence) != []
+
+
 def test_every_check_has_a_violation_that_it_finds() -> None:
     assert {broken for _, broken in PLANTED} == set(CHECKS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.layout import REPOSITORY
+from deploy.local.layout import REPOSITORY, Layout
 from node_agent.config import StateFolder
+from tests.fault.nemesis import Settings
 from tests.support.nemesis_faults import KINDS, Nemesis
+from tests.support.nemesis_federation import NODES, Federation
 from tests.support.nemesis_proxy import ByteProxy, FrameProxy
-from tests.support.nemesis_world import may_have_namespaces
+from tests.support.nemesis_world import Network, may_have_namespaces
 
 _MOST_SECONDS = 60.0
 
@@ -77,6 +80,13 @@ async def test_frames_are_repeated_and_swapped_and_none_is_lost(tmp_path: Path) 
 
 def test_every_kind_of_fault_can_be_done() -> None:
     assert KINDS.keys() == Nemesis._strikes(Nemesis.__new__(Nemesis)).keys()
+
+
+def test_what_is_spared_is_never_picked() -> None:
+    wish = Settings.parse(["--spare", "broker", "--spare", "agent"]).wish()
+    nemesis = Nemesis(Federation(Layout(Path("/nowhere")), Network(NODES), random.Random(1)), random.Random(2), wish)
+    picked = {nemesis._some_part().kind for _ in range(1000)}
+    assert picked == {"coordinator", "worker", "run pool", "rule pool", "sandbox"}
 
 
 # Run in namespaces of its own: who hears whom, by way of the cut.

@@ -68,6 +68,8 @@ class Wish:
     full: tuple[float, float] = (2.0, 6.0)
     pause: tuple[float, float] = (1.0, 2.0)
     kinds: frozenset[str] = frozenset()
+    # Kinds of processes that nothing is done to.
+    spared: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,8 @@ class Nemesis:
         names = [name for name in KINDS if name in (self.wish.kinds or KINDS)]
         if self.federation.clocks is None and "clock stepped" in names:
             names.remove("clock stepped")
+        if "broker" in self.wish.spared and "broker emptied" in names:
+            names.remove("broker emptied")
         strikes, weights = self._strikes(), [KINDS[name] for name in names]
         begun = len(self.done)
         while len(self.done) < begun + count:
@@ -171,7 +175,7 @@ class Nemesis:
 
     def _some_part(self) -> Part:
         central = ("coordinator", *(service.name for service in self.federation.services))
-        kind = self.random.choice((*central, *NODE_PARTS))
+        kind = self.random.choice([one for one in (*central, *NODE_PARTS) if one not in self.wish.spared])
         return Part(kind) if kind in central else Part(kind, self.random.choice(NODES))
 
     def _some_process(self) -> tuple[Part, Process] | None:
