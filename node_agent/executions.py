@@ -35,6 +35,7 @@ from node_agent.situation import Situation
 from node_agent.staging.snapshot import is_in_place
 from node_agent.store.database import Database
 from node_agent.store.models import DatasetRow, RunRow
+from node_agent.store.outbox import is_reconciled
 
 _log = structlog.get_logger(__name__)
 
@@ -231,6 +232,9 @@ class _Asked:
 
 
 def _claimable(session: Session, asked: _Asked) -> RunRow:
+    if not is_reconciled(session):
+        # Restored from a backup, and the broker was not: its messages may be of runs that ended long ago.
+        raise HansaError(Reason.EXECUTION_SUPERSEDED, log="this store is not reconciled")
     run = session.get(RunRow, asked.run_id)
     if run is None:
         raise HansaError(Reason.EXECUTION_SUPERSEDED)

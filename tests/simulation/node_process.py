@@ -379,7 +379,7 @@ class NodeProcess:
         run = state.runs.get(recorded.run_id)
         if run is None:
             return
-        execution = max(run.execution, recorded.execution)
+        execution = max(run.execution, recorded.execution + (run.state is RunState.STAGING))
         to = self.rules.adopt(run.state, recorded.state)
         if to is run.state or to is not recorded.state:
             state.runs[run.run_id] = replace(run, execution=execution)

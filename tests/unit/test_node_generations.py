@@ -224,6 +224,26 @@ async def test_a_restored_node_starts_and_releases_nothing_before_it_is_reconcil
     again.database.close()
 
 
+async def test_no_message_of_before_starts_a_run_of_a_restored_node_before_it_is_reconciled(
+    bench: Bench, tmp_path: Path
+) -> None:
+    run = await bench.offer(offer(job()))
+    await bench.step()
+    assert bench.enqueued == [run.run_id]
+    back_up(bench, tmp_path / "backup")
+    again = restore(bench, tmp_path / "backup")
+    with pytest.raises(HansaError) as caught:
+        await again.executions.claim(run.run_id, "worker-1")
+    assert caught.value.reason is Reason.EXECUTION_SUPERSEDED
+    assert (await again.run(run.run_id)).state == "STAGING"
+    coordinator = Coordinator()
+    await coordinator.attach(again)
+    await coordinator.send(again, reconcile(recorded(run, "RUNNING", execution=4)))
+    claimed = await again.executions.claim(run.run_id, "worker-1")
+    assert claimed["execution"] > 4
+    again.database.close()
+
+
 async def test_nothing_that_waits_is_decided_before_a_restored_node_is_reconciled(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, MANUAL)
     run = await released(bench)
