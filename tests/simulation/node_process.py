@@ -373,7 +373,7 @@ class NodeProcess:
                 if self.rules.adopts:
                     self._adopt(state, recorded)
             state.reconciled = state.generation
-        self._tell_everything(state, with_jobs=False)
+        self._tell_everything(state, with_jobs=state.coordinator_generation > 1)
 
     def _adopt(self, state: NodeState, recorded: RecordedRun) -> None:
         run = state.runs.get(recorded.run_id)

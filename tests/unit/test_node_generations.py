@@ -335,6 +335,26 @@ async def test_ends_and_execution_numbers_are_adopted_and_other_runs_start_again
     again.database.close()
 
 
+async def test_jobs_are_told_again_where_both_were_restored_and_the_first_session_broke(
+    bench: Bench, tmp_path: Path
+) -> None:
+    coordinator = Coordinator()
+    await coordinator.attach(bench)
+    spec = job()
+    await bench.offer(offer(spec))
+    back_up(bench, tmp_path / "backup")
+    again = restore(bench, tmp_path / "backup")
+    coordinator.generation = 2
+    for _ in range(2):
+        # The second outbox begins anew where the first did: nothing of it had arrived.
+        await coordinator.attach(again)
+    await coordinator.send(again, reconcile())
+    events = await told(again)
+    assert kinds(events) == ["inventory_reported", "job_reported", "run_reported"]
+    assert events[1].job_reported.job.payload == spec.to_bytes()
+    again.database.close()
+
+
 @pytest.mark.parametrize("lie", ["unsigned", "altered", "another run's"])
 async def test_evil_no_release_is_adopted_that_this_node_has_not_signed(bench: Bench, tmp_path: Path, lie: str) -> None:
     coordinator = Coordinator()
