@@ -7,6 +7,7 @@ import signal
 import stat
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -126,15 +127,18 @@ def test_a_message_whose_end_the_broker_did_not_hear_of_takes_no_slot(
         broker.ensure_running()
         app = make_app(broker.url)
         enqueue_run(app, "taken")
-        with app.connection_for_read() as connection, app.amqp.TaskConsumer(connection) as consumer:
+        with app.connection_for_read() as connection:
+            channel: Any = connection.default_channel
+            consumer = app.amqp.TaskConsumer(channel)
             consumer.qos(prefetch_count=1)
             consumer.on_message = taken.append
+            consumer.consume()
             connection.drain_events(timeout=60)
-            assert not consumer.channel.qos.can_consume()
+            assert not channel.qos.can_consume()
             broker.shut_down()
             with pytest.raises(connection.connection_errors):
                 end(taken[0])
-            assert consumer.channel.qos.can_consume()
+            assert channel.qos.can_consume()
             # It listens again, and so finds that its connection is broken: Celery then makes a new one.
             with pytest.raises(connection.connection_errors):
                 connection.drain_events(timeout=60)
