@@ -189,6 +189,7 @@ class Executions:
         now = self.clock()
 
         def work(session: Session) -> None:
+            _check_reconciled(session)
             run = _current(session, report.run_id, report.execution)
             if run.state == RunState.CANCELLING:
                 advance(
@@ -231,10 +232,14 @@ class _Asked:
     token: str
 
 
-def _claimable(session: Session, asked: _Asked) -> RunRow:
+def _check_reconciled(session: Session) -> None:
     if not is_reconciled(session):
-        # Restored from a backup, and the broker was not: its messages may be of runs that ended long ago.
+        # Restored from a backup, and neither broker nor workers were: what they speak of may have ended long ago.
         raise HansaError(Reason.EXECUTION_SUPERSEDED, log="this store is not reconciled")
+
+
+def _claimable(session: Session, asked: _Asked) -> RunRow:
+    _check_reconciled(session)
     run = session.get(RunRow, asked.run_id)
     if run is None:
         raise HansaError(Reason.EXECUTION_SUPERSEDED)
