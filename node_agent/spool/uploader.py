@@ -33,6 +33,16 @@ Send = Callable[[ReleasedSummary], Awaitable[None]]
 _AWAY_WAIT: Final = timedelta(seconds=2)
 # A refusal will hardly change by itself, but an operator may mend its cause.
 _REFUSED_WAIT: Final = timedelta(minutes=5)
+# What passes without anybody's help.
+_PASSING: Final = frozenset({Reason.COORDINATOR_UNREACHABLE, Reason.RUN_UNKNOWN})
+
+
+@dataclass(frozen=True, slots=True)
+class _Parked:
+    """A summary that was not taken: when it is tried again, and how long that is after the last try."""
+
+    until: datetime
+    wait: timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +59,11 @@ class Uploader:
         A summary that is refused stays in the spool, is tried again later, and
         holds up neither the others nor the session.
         """
-        parked: dict[str, datetime] = {}
+        parked: dict[str, _Parked] = {}
         while True:
             self.bells.spool.clear()
             for run_id in await self.database.run(_pending):
-                if run_id not in parked or parked[run_id] <= self.clock():
+                if run_id not in parked or parked[run_id].until <= self.clock():
                     await self._try(run_id, send, parked)
             try:
                 async with asyncio.timeout(self._rest(parked)):
@@ -61,25 +71,30 @@ class Uploader:
             except TimeoutError:
                 continue
 
-    async def _try(self, run_id: str, send: Send, parked: dict[str, datetime]) -> None:
-        parked.pop(run_id, None)
+    async def _try(self, run_id: str, send: Send, parked: dict[str, _Parked]) -> None:
+        before = parked.pop(run_id, None)
         try:
             released = await self.database.run(lambda session: _released(session, run_id))
             await send(released)
         except NotReleasedError:
             _log.error("summary_damaged", run_id=run_id)
-            parked[run_id] = self.clock() + _REFUSED_WAIT
+            parked[run_id] = self._parked(_REFUSED_WAIT)
         except HansaError as error:
-            away = error.reason is Reason.COORDINATOR_UNREACHABLE
-            tell = _log.info if away else _log.error
+            tell = _log.info if error.reason in _PASSING else _log.error
             tell("summary_not_uploaded", run_id=run_id, reason=error.reason.value, detail=str(error))
-            parked[run_id] = self.clock() + (_AWAY_WAIT if away else _wait_after(error))
+            parked[run_id] = self._parked(_wait_after(error, before))
         else:
             await self._mark(released)
 
-    def _rest(self, parked: dict[str, datetime]) -> float | None:
+    def _parked(self, wait: timedelta) -> _Parked:
+        return _Parked(self.clock() + wait, wait)
+
+    def _rest(self, parked: dict[str, _Parked]) -> float | None:
         """Return the seconds until a parked summary is due; None if none is parked."""
-        return max((min(parked.values()) - self.clock()).total_seconds(), 0.0) if parked else None
+        if not parked:
+            return None
+        first = min(one.until for one in parked.values())
+        return max((first - self.clock()).total_seconds(), 0.0)
 
     async def _mark(self, released: ReleasedSummary) -> None:
         now = self.clock()
@@ -87,8 +102,17 @@ class Uploader:
         _log.info("summary_uploaded", run_id=released.run_id, size=len(released.summary))
 
 
-def _wait_after(refusal: HansaError) -> timedelta:
-    """Return how long a refused summary rests: what the coordinator asks for, if that is not long."""
+def _wait_after(refusal: HansaError, before: _Parked | None) -> timedelta:
+    """Return how long a summary rests that was not taken: what the coordinator asks for, if that is not long.
+
+    A coordinator that was restored hears of the run a moment after the session
+    has begun, by an event. Runs whose deadline is over it never takes back: it
+    is asked ever more seldom.
+    """
+    if refusal.reason is Reason.COORDINATOR_UNREACHABLE:
+        return _AWAY_WAIT
+    if refusal.reason is Reason.RUN_UNKNOWN:
+        return _AWAY_WAIT if before is None else min(2 * before.wait, _REFUSED_WAIT)
     asked = timedelta(seconds=min(refusal.retry_seconds, _REFUSED_WAIT.total_seconds()))
     return max(asked, _AWAY_WAIT) if asked else _REFUSED_WAIT
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,34 @@ async def test_a_summary_that_is_refused_holds_up_no_other_and_is_tried_again(be
     await until(lambda: sent.count(refused.run_id) == 2)
     task.cancel()
     assert sent.count(taken.run_id) == 1
+
+
+async def test_a_summary_of_a_run_that_a_restored_coordinator_has_yet_to_hear_of_goes_out_again_soon_then_ever_later(
+    bench: Bench,
+) -> None:
+    await released(bench)
+    sent: list[int] = []
+
+    async def send(_one: ReleasedSummary) -> None:
+        sent.append(len(sent))
+        raise HansaError(Reason.RUN_UNKNOWN)
+
+    task = asyncio.create_task(uploader(bench).run(send))
+    await until(lambda: len(sent) == 1)
+    for seconds in (2, 4, 8):
+        before = len(sent)
+        bench.now += timedelta(seconds=seconds)
+        bench.bells.ring()
+        await until(partial(_longer, sent, before))
+    bench.now += timedelta(seconds=8)
+    bench.bells.ring()
+    await until(lambda: not bench.bells.spool.is_set())
+    assert len(sent) == 4, "runs that it never takes back are not asked for again and again"
+    task.cancel()
+
+
+def _longer(found: list[int], than: int) -> bool:
+    return len(found) > than
 
 
 async def test_a_summary_for_which_there_is_no_room_is_sent_again_when_the_coordinator_asks_for_it(
