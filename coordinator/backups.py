@@ -27,6 +27,7 @@ from coordinator.store.federation import read_federation
 from coordinator.trust_keys import TRUST_FOLDER, load_trust_keys
 from hansa.contract.errors import HansaError, Reason
 from hansa.runtime.backups import STORE, Manifest, beside, making, move_in, next_generation, put, seal, verify
+from hansa.runtime.drain import DrainFile
 from hansa.runtime.durable import write_durably
 
 OF: Final = "coordinator"
@@ -123,6 +124,7 @@ def restore(backup: Path, state_dir: Path, wanted: Wanted, act: Act) -> Restored
     with _stopped(place) as known, beside(place) as part:
         generation = next_generation(backup, manifest, known, wanted.above)
         _lay_out(backup, part, manifest, wanted)
+        DrainFile(place).keep_for(part)
         config = _configured(part, wanted.database)
         url = make_url(config.database_url(place))
         # A store in the state folder is made in the part, and moves with it.

@@ -66,8 +66,10 @@ def adopt_run(session: Session, recorded: Recorded, author: Author, now: datetim
     if run is None or run.attempt != recorded.attempt:
         _log.warning("recorded_run_passed_over", run_id=recorded.run_id, known=run is not None)
         return
-    # No number may be given twice: a worker from before may still be at work under it.
-    run.execution = max(run.execution, recorded.execution)
+    # No number may be given twice: a worker from before may still be at work under it. That of a
+    # run whose message is out has yet to be given.
+    given = recorded.execution + 1 if run.state == RunState.STAGING else recorded.execution
+    run.execution = max(run.execution, given)
     state = adopt(RunState(run.state), recorded.state)
     if state is not recorded.state or state not in RUN_TERMINAL or state == run.state:
         return

@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 from hansa.contract.errors import HansaError, Reason
 from hansa.runtime.backups import STORE, Manifest, beside, making, move_in, next_generation, put, seal, verify
 from hansa.runtime.clock import Clock
+from hansa.runtime.drain import DrainFile
 from hansa.runtime.sqlite import copy_store, damage_named, open_reader
 from node_agent.audit.entries import store_restored
 from node_agent.audit.log import append
@@ -164,6 +165,7 @@ def restore(backup: Path, place: Path, wanted: Wanted, *, by: str, now: datetime
         known = _generation(old_state.database)
         part = StateFolder(stack.enter_context(beside(place)))
         _lay_out(backup, part, manifest, wanted)
+        DrainFile(place).keep_for(part.path)
         if not (part.path / _DATASETS).exists() and old_state.datasets.is_dir():
             shutil.copytree(old_state.datasets, part.datasets, copy_function=_share)
         create_state_folder(part.path)

@@ -35,6 +35,7 @@ from node_agent.situation import Situation
 from node_agent.staging.snapshot import is_in_place
 from node_agent.store.database import Database
 from node_agent.store.models import DatasetRow, RunRow
+from node_agent.store.outbox import is_reconciled
 
 _log = structlog.get_logger(__name__)
 
@@ -188,6 +189,7 @@ class Executions:
         now = self.clock()
 
         def work(session: Session) -> None:
+            _check_reconciled(session)
             run = _current(session, report.run_id, report.execution)
             if run.state == RunState.CANCELLING:
                 advance(
@@ -230,7 +232,14 @@ class _Asked:
     token: str
 
 
+def _check_reconciled(session: Session) -> None:
+    if not is_reconciled(session):
+        # Restored from a backup, and neither broker nor workers were: what they speak of may have ended long ago.
+        raise HansaError(Reason.EXECUTION_SUPERSEDED, log="this store is not reconciled")
+
+
 def _claimable(session: Session, asked: _Asked) -> RunRow:
+    _check_reconciled(session)
     run = session.get(RunRow, asked.run_id)
     if run is None:
         raise HansaError(Reason.EXECUTION_SUPERSEDED)

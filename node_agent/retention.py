@@ -27,7 +27,7 @@ from node_agent.reporting import Acknowledged
 from node_agent.store.database import Database
 from node_agent.store.ledger import forget
 from node_agent.store.models import RunRow
-from node_agent.store.outbox import last_acknowledged, note_acknowledged, prune_events, unsent_bytes
+from node_agent.store.outbox import coordinator_seen, note_acknowledged, prune_events, unsent_bytes
 
 _log = structlog.get_logger(__name__)
 _EVERY_SECONDS: Final = 3600.0
@@ -109,7 +109,7 @@ class Backlog:
         """Count what is unsent."""
         upto, was = self.acknowledged.upto, self.is_full
         self.unsent = await self.database.run(
-            lambda session: unsent_bytes(session, last_acknowledged(session) if upto is None else upto)
+            lambda session: unsent_bytes(session, coordinator_seen(session).acked if upto is None else upto)
         )
         if self.is_full is not was:
             _log.warning("backlog_full" if self.is_full else "backlog_has_room", unsent_bytes=self.unsent)

@@ -44,6 +44,7 @@ from node_agent.execution.agent_client import (
 from node_agent.execution.broker import broker_url
 from node_agent.execution.bubblewrap import BubblewrapSandbox, this_machine
 from node_agent.execution.celery_app import RULE_QUEUE, RULE_TASK, RUN_QUEUE, RUN_TASK, enqueue_rule, make_app
+from node_agent.execution.deliveries import forget_what_redis_did_not_hear
 from node_agent.execution.heart import Heart
 from node_agent.execution.presence import draw_worker_name, held_card, held_ticket, node_name
 from node_agent.execution.rules import run_rule
@@ -104,6 +105,7 @@ def _consume(app: Celery, queue: str, slots: int) -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # Whoever takes this signal sets up the logs; that has been done.
     setup_logging.connect(_leave_logging, weak=False)
+    forget_what_redis_did_not_hear()
     worker = app.Worker(
         hostname=f"{queue}@{socket.gethostname()}-{os.getpid()}",
         queues=[queue],

@@ -31,8 +31,9 @@ _log = structlog.get_logger(__name__)
 
 POOLS: Final = ("runs", "rules", "all")
 _SUPERVISE_SECONDS: Final = 0.2
-# A worker that lived this long did start: the next failure waits shortly again.
-_SETTLED_SECONDS: Final = 30.0
+# What keeps a worker from starting shows sooner: one that lived this long had begun
+# to serve, was killed from outside most likely, and its runs wait for the next one.
+_SETTLED_SECONDS: Final = 5.0
 _PR_SET_PDEATHSIG: Final = 1
 
 

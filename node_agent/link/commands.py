@@ -28,7 +28,7 @@ from node_agent.reporting import Reporter, advance
 from node_agent.run_facts import facts_of
 from node_agent.run_rules import when_cancelled
 from node_agent.store.models import RunRow
-from node_agent.store.outbox import command_cursor, move_command_cursor
+from node_agent.store.outbox import command_cursor, move_command_cursor, was_restored
 from node_agent.telling import tell_everything
 
 _log = structlog.get_logger(__name__)
@@ -113,7 +113,8 @@ class Commands:
             if not reconcile.more:
                 finish_adoption(session, now)
         if not reconcile.more:
-            tell_everything(session, self._reporter, now, with_jobs=False)
+            # Where the coordinator was restored too: what was told at an attach was dropped with the outbox of then.
+            tell_everything(session, self._reporter, now, with_jobs=was_restored(session))
 
 
 def is_offer(command: node_service_pb2.Command) -> bool:

@@ -123,16 +123,11 @@ def note_acknowledged(session: Session, upto: int, now: datetime) -> None:
 
 def prune_events(session: Session, before: datetime) -> int:
     """Delete events that were acknowledged before ``before`` and that nobody can ask for; return how many."""
-    acked = last_acknowledged(session)
+    acked = _last(session, EventRow.acked_at.is_not(None))
     old = _last(session, EventRow.acked_at < before)
     below = prune_below(head=event_head(session).seq, acked=acked, old=old)
     done = session.execute(delete(EventRow).where(EventRow.seq < below).returning(EventRow.seq))
     return len(done.all())
-
-
-def last_acknowledged(session: Session) -> int:
-    """Return the last event that is noted as acknowledged; 0 for none."""
-    return _last(session, EventRow.acked_at.is_not(None))
 
 
 def unsent_bytes(session: Session, after: int) -> int:

@@ -247,6 +247,7 @@ async def test_the_snapshot_of_a_removed_dataset_goes_though_another_dataset_has
     state = create_state_folder(tmp_path / "state")
     database = NodeDatabase.open(state.database)
     datasets = Datasets(database=database, state=state, reporter=WireReporter("FI"), bells=Bells(), clock=utc_now)
+    database.run_sync(lambda session: found_store(session, str(uuid4())))
     try:
         for name in ("one", "two"):
             staging = make_snapshot(state.datasets / f".incoming-{name}")
@@ -267,6 +268,7 @@ async def test_a_snapshot_that_may_not_become_a_dataset_is_its_importers_again(t
     state = create_state_folder(tmp_path / "state")
     database = NodeDatabase.open(state.database)
     datasets = Datasets(database=database, state=state, reporter=WireReporter("FI"), bells=Bells(), clock=utc_now)
+    database.run_sync(lambda session: found_store(session, str(uuid4())))
     try:
         staging = make_snapshot(state.datasets / ".incoming-one")
         with patch("node_agent.datasets.MAX_DATASETS", 0), pytest.raises(HansaError):

@@ -29,8 +29,6 @@ def test_forty_faults_break_no_promise(tmp_path: Path) -> None:
         pytest.skip("network namespaces need root")
     arguments = ["--faults", _FAULTS, "--round", _FAULTS, "--longest", _LONGEST_SECONDS]
     arguments += ["--lifetime", _LIFETIME_SECONDS, "--reports", tmp_path]
-    # After some losses of their Redis, a node's workers take no messages any more (docs/reliability.md).
-    arguments += ["--spare", "broker"]
     command = [sys.executable, "-m", "tests.fault.nemesis", *map(str, arguments)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=REPOSITORY)
     # The seed stands in the first line.

@@ -34,6 +34,7 @@ from coordinator.store.federation import read_federation
 from coordinator.trust_keys import load_trust_keys
 from hansa.contract.errors import HansaError, Reason
 from hansa.runtime.clock import utc_now
+from hansa.runtime.drain import DrainFile
 from tests.support.postgres import Postgres
 from tests.support.stores import postgres
 from tests.support.trust_repository import as_arguments, write_trust
@@ -171,7 +172,9 @@ def test_what_was_there_is_moved_aside_and_its_generation_is_passed(begun: Path,
         session.execute(sa.text("UPDATE federation SET generation = 300"))
 
     in_store(begun, later)
+    DrainFile(begun).set(utc_now())
     done("restore", tmp_path / "backup", begun)
+    assert DrainFile(begun).is_set(), "who drains before a restore still drains after it"
     (old,) = begun.parent.glob("coordinator.before-*")
     assert (old / "coordinator.toml").exists()
     assert in_store(begun, read_federation).generation > 300

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+from kombu import Message
+from kombu.transport.redis import Channel
 
 from node_agent.execution.broker import EmbeddedBroker
 from node_agent.execution.celery_app import enqueue_run, make_app, waiting_runs
+from node_agent.execution.deliveries import forget_what_redis_did_not_hear
 from tests.support.execution_cluster import node_folder
 
 
@@ -109,3 +113,33 @@ async def test_a_file_that_redis_cannot_read_is_put_aside_since_nothing_of_it_is
     with _client(broker) as client:
         assert client.get("message") is None
     assert [path.name for path in folder.glob("appendonlydir.*")] == ["appendonlydir.unreadable"]
+
+
+@pytest.mark.parametrize("end", [Message.ack, Message.reject])
+def test_a_message_whose_end_the_broker_did_not_hear_of_takes_no_slot(
+    monkeypatch: pytest.MonkeyPatch, end: Callable[[Message], None]
+) -> None:
+    monkeypatch.setattr(Channel, "QoS", Channel.QoS)
+    forget_what_redis_did_not_hear()
+    taken: list[Message] = []
+    with node_folder() as state:
+        broker = EmbeddedBroker(state / "broker")
+        broker.ensure_running()
+        app = make_app(broker.url)
+        enqueue_run(app, "taken")
+        with app.connection_for_read() as connection:
+            channel: Any = connection.default_channel
+            consumer = app.amqp.TaskConsumer(channel)
+            consumer.qos(prefetch_count=1)
+            consumer.on_message = taken.append
+            consumer.consume()
+            connection.drain_events(timeout=60)
+            assert not channel.qos.can_consume()
+            broker.shut_down()
+            with pytest.raises(connection.connection_errors):
+                end(taken[0])
+            assert channel.qos.can_consume()
+            # It listens again, and so finds that its connection is broken: Celery then makes a new one.
+            with pytest.raises(connection.connection_errors):
+                connection.drain_events(timeout=60)
+        app.close()

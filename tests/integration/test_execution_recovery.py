@@ -124,9 +124,46 @@ async def test_a_broker_that_dies_and_forgets_everything_loses_no_run() -> None:
 
 def lose_broker(node: ExecutionNode) -> None:
     """Kill the broker, delete all that it has written, and start it again."""
+    kill_broker(node)
+    node.broker.ensure_running()
+
+
+def kill_broker(node: ExecutionNode) -> None:
+    """Kill the broker and delete all that it has written."""
     os.kill(int((node.path / "broker" / "redis.pid").read_text()), signal.SIGKILL)
     shutil.rmtree(node.path / "broker" / "appendonlydir")
-    node.broker.ensure_running()
+
+
+async def test_workers_whose_messages_end_while_the_broker_is_away_take_messages_again() -> None:
+    async with execution_node() as node:
+        log = node.path / "logs" / "worker-0.log"
+        for _ in range(2):
+            # As many as there are slots: a worker with none left does not listen to the broker.
+            runs = [await node.submit() for _ in range(2)]
+            for run_id in runs:
+                await at_work(node, run_id)
+            said = log.stat().st_size
+            await asyncio.to_thread(kill_broker, node)
+            for run_id in runs:
+                (node.work(run_id) / "go").touch()
+            for run_id in runs:
+                await node.until(run_id, lambda run: run.state == "RELEASED")
+            await both_pools_have_noticed(log, said)
+            await asyncio.to_thread(node.broker.ensure_running)
+        await finish(node, await node.submit(), 1)
+
+
+async def both_pools_have_noticed(log: Path, begin: int) -> None:
+    """Return once the pools could not tell the broker of an end, or found it away: in their log from ``begin`` on."""
+    async with asyncio.timeout(PATIENCE):
+        while {"runs", "rules"} - who_noticed(log.read_bytes()[begin:]):  # noqa: ASYNC110, ASYNC240 - a short log
+            await asyncio.sleep(0.05)
+
+
+def who_noticed(log: bytes) -> set[str]:
+    """Return the pools that say in ``log`` that the broker is away."""
+    lines = [line for line in log.splitlines() if b"Couldn't ack" in line or b"Connection to broker lost" in line]
+    return {pool for pool in ("runs", "rules") if any(f'"worker-{pool}"'.encode() in line for line in lines)}
 
 
 async def test_what_a_frozen_worker_cannot_end_is_ended_by_the_agent() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from hansa.contract.errors import HansaError, Reason
+from hansa.runtime.drain import DrainFile
 from hansa.runtime.sqlite import open_reader
 from node_agent.audit.trail import AuditTrail
 from node_agent.backups import Backups, Content, Wanted, back_up, check, restore
@@ -80,6 +81,16 @@ def test_what_is_restored_is_the_node_one_generation_on_with_its_datasets(bench:
     log = asyncio.run(AuditTrail(database=database).verify())
     database.close()
     assert log["fault"] is None
+
+
+def test_who_drains_before_a_restore_still_drains_after_it(bench: Bench, tmp_path: Path) -> None:
+    bench.database.close()
+    back_up(bench.state, tmp_path / "backup", Content(), START)
+    restore(tmp_path / "backup", bench.state.path, Wanted(), by="ops", now=START)
+    assert not DrainFile(bench.state.path).is_set()
+    DrainFile(bench.state.path).set(START)
+    restore(tmp_path / "backup", bench.state.path, Wanted(), by="ops", now=START)
+    assert DrainFile(bench.state.path).since() == START
 
 
 def test_at_another_place_datasets_that_are_not_there_are_named(bench: Bench, tmp_path: Path) -> None:

@@ -373,13 +373,13 @@ class NodeProcess:
                 if self.rules.adopts:
                     self._adopt(state, recorded)
             state.reconciled = state.generation
-        self._tell_everything(state, with_jobs=False)
+        self._tell_everything(state, with_jobs=state.coordinator_generation > 1)
 
     def _adopt(self, state: NodeState, recorded: RecordedRun) -> None:
         run = state.runs.get(recorded.run_id)
         if run is None:
             return
-        execution = max(run.execution, recorded.execution)
+        execution = max(run.execution, recorded.execution + (run.state is RunState.STAGING))
         to = self.rules.adopt(run.state, recorded.state)
         if to is run.state or to is not recorded.state:
             state.runs[run.run_id] = replace(run, execution=execution)

@@ -44,6 +44,8 @@ WRITES: Final[Mapping[str, str]] = {
     _C + "services.trust.keep_fresh.work": "coordinator_restarts",
     _C + "api.audit.AuditMethods.GetCheckpoint": "a_checkpoint",
     _C + "bootstrap._loops.tidy": "coordinator_restarts",
+    # Who lists the nodes also ends the invitations whose time is over.
+    _C + "api.catalogue.CatalogueServicer.ListNodes": "node_restarts",
     # the agent: jobs
     _N + "link.session.Session._apply": "a_job",
     _N + "scheduling.Scheduler.step._start": "a_job",
@@ -101,7 +103,6 @@ READS: Final = frozenset(
         _C + "api.catalogue.CatalogueServicer.ListAnalyses",
         _C + "api.catalogue.CatalogueServicer.GetAnalysis",
         _C + "api.catalogue.CatalogueServicer.ListDatasets",
-        _C + "api.catalogue.CatalogueServicer.ListNodes",
         _C + "api.guard.people_authenticator.authenticate",
         _C + "services.jobs.view_job",
         _C + "services.jobs._view_still",

@@ -37,6 +37,7 @@ from hansa.runtime.channels import SERVER_OPTIONS
 from hansa.v1 import node_service_pb2 as wire
 from hansa.v1 import node_service_pb2_grpc, trust_service_pb2, trust_service_pb2_grpc
 from node_agent.keys.credential import Credential
+from node_agent.link.encoding import timestamp
 
 M = TypeVar("M", bound=Message)
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -113,6 +114,8 @@ class EvilCoordinator(node_service_pb2_grpc.NodeServiceServicer, trust_service_p
     mirror: Mirror = field(default_factory=Mirror)
     store_uuid: str = field(default_factory=lambda: str(uuid4()))
     generation: int = 1
+    # What it says honestly of the time; the node's own clock, where a test moves that.
+    clock: Callable[[], datetime] = _now
     # What the node has applied of our commands, and we of its events.
     cursor: Head = field(default_factory=Head)
     events: list[wire.EventBody] = field(default_factory=list)
@@ -235,6 +238,7 @@ class EvilCoordinator(node_service_pb2_grpc.NodeServiceServicer, trust_service_p
             # One more than is acknowledged: the node may have applied what we sent last.
             command_head=wire.Head(seq=self.cursor.seq + 1, hash=self.cursor.hash),
             heartbeat_seconds=1,
+            wall=timestamp(self.clock()),
         )
 
     async def UploadSummary(  # noqa: N802

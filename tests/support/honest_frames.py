@@ -58,7 +58,16 @@ def bodies() -> Iterator[wire.CommandBody]:
     offer = wire.Offer(run_id=_RUN_ID, job_id=_JOB_ID, round=1, attempt=1, job=envelope(), addenda=[addendum])
     yield wire.CommandBody(issued_at=_WHEN, offer=offer)
     yield wire.CommandBody(issued_at=_WHEN, cancel=wire.Cancel(run_id=_RUN_ID, attempt=1))
-    yield wire.CommandBody(issued_at=_WHEN, reconcile=wire.Reconcile())
+    recorded = wire.RecordedRun(
+        run_id=_RUN_ID,
+        attempt=1,
+        execution=1,
+        state=types_pb2.Run.FAILED,
+        reason="TIME_LIMIT",
+        incident="X-1",
+        statement=envelope(),
+    )
+    yield wire.CommandBody(issued_at=_WHEN, reconcile=wire.Reconcile(runs=[recorded], generation=2))
     yield wire.CommandBody(issued_at=_WHEN, drain=wire.Drain())
     yield wire.CommandBody(issued_at=_WHEN, renew_now=wire.RenewNow())
     yield wire.CommandBody(issued_at=_WHEN, trust_update=wire.TrustUpdate())

@@ -200,7 +200,9 @@ async def siege(folder: Path) -> AsyncIterator[Siege]:
         await database.run(lambda session: _found(session, snapshot))
         worker = WorkerDouble(state.socket, collected())
         try:
-            yield Siege(world, evil, BesiegedNode(state, config, evil, database, worker))
+            node = BesiegedNode(state, config, evil, database, worker)
+            evil.clock = node.clock
+            yield Siege(world, evil, node)
         finally:
             database.close()
 

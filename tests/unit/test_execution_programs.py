@@ -17,6 +17,7 @@ from node_agent.execution.broker import broker_url
 from node_agent.execution.runner import Ending, failure
 from node_agent.execution.scratch import is_within
 from node_agent.execution.seccomp import filter_program
+from node_agent.execution.worker import _Child
 
 
 @pytest.mark.parametrize(
@@ -133,3 +134,23 @@ def test_the_filter_refuses_what_a_computation_never_needs(machine: str, audit: 
 def test_this_machine_has_a_filter() -> None:
     assert filter_program(platform.machine()) is not None
     assert filter_program("z80") is None
+
+
+def waits_of(lifetime: float) -> list[float]:
+    """Return how long after each of eight deaths a program is started again; each time it has lived for so long."""
+    now, waits = 1000.0, []
+    child = _Child([sys.executable, "-c", ""], "runs")
+    for _ in range(8):
+        child.tend(now)
+        assert child._process is not None
+        child._process.wait()
+        now += lifetime
+        child.tend(now)
+        waits.append(child._next_start - now)
+        now = child._next_start
+    return waits
+
+
+def test_a_worker_that_had_served_is_started_again_at_once_and_one_that_cannot_start_ever_later() -> None:
+    assert max(waits_of(lifetime=6)) <= 0.2
+    assert max(waits_of(lifetime=1)) >= 2

@@ -217,10 +217,32 @@ async def test_a_restored_node_starts_and_releases_nothing_before_it_is_reconcil
     queued = await again.offer(offer(job()))
     await again.step()
     assert (await again.run(queued.run_id)).state == "QUEUED"
-    with pytest.raises(HansaError) as caught:
-        await finished(again, run)
-    assert caught.value.reason is Reason.EXECUTION_SUPERSEDED
+    failed = Finish(run_id=run.run_id, execution=run.execution, outcome=Outcome.FAILED)
+    for end in (finished(again, run), again.executions.finish(failed)):
+        with pytest.raises(HansaError) as caught:
+            await end
+        assert caught.value.reason is Reason.EXECUTION_SUPERSEDED
     assert (await again.run(run.run_id)).state == "RUNNING"
+    again.database.close()
+
+
+async def test_no_message_of_before_starts_a_run_of_a_restored_node_before_it_is_reconciled(
+    bench: Bench, tmp_path: Path
+) -> None:
+    run = await bench.offer(offer(job()))
+    await bench.step()
+    assert bench.enqueued == [run.run_id]
+    back_up(bench, tmp_path / "backup")
+    again = restore(bench, tmp_path / "backup")
+    with pytest.raises(HansaError) as caught:
+        await again.executions.claim(run.run_id, "worker-1")
+    assert caught.value.reason is Reason.EXECUTION_SUPERSEDED
+    assert (await again.run(run.run_id)).state == "STAGING"
+    coordinator = Coordinator()
+    await coordinator.attach(again)
+    await coordinator.send(again, reconcile(recorded(run, "RUNNING", execution=4)))
+    claimed = await again.executions.claim(run.run_id, "worker-1")
+    assert claimed["execution"] > 4
     again.database.close()
 
 
@@ -312,6 +334,26 @@ async def test_ends_and_execution_numbers_are_adopted_and_other_runs_start_again
     assert (await again.run(open_.run_id)).execution == 2
     await again.step()
     assert (await again.run(queued.run_id)).state == "STAGING"
+    again.database.close()
+
+
+async def test_jobs_are_told_again_where_both_were_restored_and_the_first_session_broke(
+    bench: Bench, tmp_path: Path
+) -> None:
+    coordinator = Coordinator()
+    await coordinator.attach(bench)
+    spec = job()
+    await bench.offer(offer(spec))
+    back_up(bench, tmp_path / "backup")
+    again = restore(bench, tmp_path / "backup")
+    coordinator.generation = 2
+    for _ in range(2):
+        # The second outbox begins anew where the first did: nothing of it had arrived.
+        await coordinator.attach(again)
+    await coordinator.send(again, reconcile())
+    events = await told(again)
+    assert kinds(events) == ["inventory_reported", "job_reported", "run_reported"]
+    assert events[1].job_reported.job.payload == spec.to_bytes()
     again.database.close()
 
 

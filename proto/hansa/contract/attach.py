@@ -15,6 +15,7 @@ from hansa.contract.errors import HansaError, Reason
 from hansa.contract.outbox import Head, heads_agree
 
 # Epochs of one generation of the coordinator's store; more than 400 a second for a century.
+_FIRST_GENERATION: Final = 1
 _EPOCHS: Final = 1 << 40
 # Between two attaches. What a node has once accepted it holds the coordinator to: no breach shall
 # be able to use the numbers up.
@@ -147,7 +148,9 @@ def store_fault(seen: NodeSeen, *, uuid: str, generation: int) -> str:
     restored one is accepted once, when two operators have said so.
     """
     if not seen.uuid or (seen.event_cursor.seq == 0 and uuid != seen.uuid):
-        return ""
+        # Nothing of it is known here; it may have forgotten all the same, and waits for two operators itself.
+        unknown = generation > _FIRST_GENERATION and not seen.reconciling
+        return "the node's store was restored from a backup; it has to be reconciled" if unknown else ""
     if uuid != seen.uuid:
         return "the node came with another store"
     if generation < seen.generation:

@@ -43,6 +43,15 @@ class DrainFile:
         if not self.is_set():
             write_durably(self._path, f"{now.isoformat()}\n".encode("ascii"))
 
+    def keep_for(self, place: Path) -> None:
+        """Have the wish stand in the folder ``place`` too, which is to take the place of this one.
+
+        Raises:
+            OSError: it does not stand there.
+        """
+        if self.is_set():
+            write_durably(place / _FILE, self._path.read_bytes())
+
     def express(self, now: datetime, *, off: bool) -> None:
         """Express the wish for a command, or take it back.
 
