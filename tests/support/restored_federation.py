@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -17,12 +17,16 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coordinator.ca.authority import Authority, Window, issue_node
-from deploy.local.cast import OPERATOR, SECOND_OPERATOR
+from deploy.local.cast import OPERATOR, RESEARCHER, SECOND_OPERATOR
 from deploy.local.commands import BIN, environment
 from deploy.local.layout import FEDERATION
 from deploy.local.processes import Daemon, stop, wait_until
+from hansa.contract.errors import HansaError
 from node_agent.config import StateFolder
 from node_agent.keys.credential import Credential, load_credential, store_credential
+from node_agent.local_api.client import AgentClient
+from tests.support.hansa_command import Ended as ShortEnded
+from tests.support.hansa_command import hansa
 from tests.support.local_federation import Ended, Federation
 
 PATIENCE: Final = 300.0
@@ -41,6 +45,10 @@ class Operators:
 
     federation: Federation
     nodes: tuple[str, ...]
+
+    def hansa(self, *arguments: str, person: str = RESEARCHER) -> ShortEnded:
+        """Run ``hansa`` within this process: what is asked again and again shall not load the machine."""
+        return hansa(*arguments, "--output", "json", profile=self.federation.layout.profile(person))
 
     # --- daemons ------------------------------------------------------------------
 
@@ -82,13 +90,14 @@ class Operators:
 
     def known_nodes(self) -> dict[str, dict[str, Any]]:
         """Return what `hansa nodes list` says of each; nothing while the coordinator does not answer."""
-        ended = self.federation.hansa("nodes", "list", person=OPERATOR)
+        ended = self.hansa("nodes", "list", person=OPERATOR)
         return {} if ended.code else {str(node["node"]): node for node in ended.document["nodes"]}
 
     def status(self, node: str) -> dict[str, Any]:
         """Return what `hansa-node status` says; nothing while the agent does not answer."""
-        ended = self.federation.at_node(node, "status", "--output", "json")
-        return {} if ended.code else ended.document
+        with suppress(HansaError):
+            return AgentClient(StateFolder(self.federation.layout.node(node).state)).status()
+        return {}
 
     # --- backups ------------------------------------------------------------------
 
@@ -206,8 +215,12 @@ class Operators:
 
     def completed(self, job_id: str) -> dict[str, Any]:
         """Wait until a job is completed; return its result."""
-        eventually(lambda: self.federation.job(job_id)["state"] == "COMPLETED", f"job {job_id} is completed")
+        eventually(partial(self._is_completed, job_id), f"job {job_id} is completed")
         return _done(self.federation.hansa("job", "result", job_id)).document
+
+    def _is_completed(self, job_id: str) -> bool:
+        shown = self.hansa("job", "show", job_id)
+        return shown.code == 0 and bool(shown.document["state"] == "COMPLETED")
 
     def proven(self, *job_ids: str) -> None:
         """Wait until everything holds that jobs' results rest on: the newest entries are witnessed a little later."""
@@ -215,7 +228,7 @@ class Operators:
             eventually(partial(self._holds, job_id), f"the proof of job {job_id} holds")
 
     def _holds(self, job_id: str) -> bool:
-        return self.federation.hansa("job", "verify", job_id).code == 0
+        return self.hansa("job", "verify", job_id).code == 0
 
     def run_of(self, job_id: str, node: str) -> str:
         """Return the run of a job at a node."""
