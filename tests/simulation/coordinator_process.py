@@ -224,7 +224,7 @@ class CoordinatorProcess:
             self._tell_recorded(state, node, member, hello.generation)
         return Welcome(
             epoch=member.epoch,
-            nonce=b"%d" % member.epoch,
+            nonce=self.world.random.randbytes(32),
             store_uuid=UUID,
             generation=state.generation,
             event_cursor=member.store.event_cursor,
