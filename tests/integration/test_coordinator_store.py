@@ -16,6 +16,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+import coordinator.store.audit_models
 import coordinator.store.job_models
 import coordinator.store.people_models
 import coordinator.store.trust_models  # noqa: F401 - their tables stand in Base.metadata

@@ -16,7 +16,7 @@ import psycopg
 
 _DEBIAN = Path("/usr/lib/postgresql")
 _USER = "postgres"
-_PATIENCE_SECONDS = "60"
+_PATIENCE_SECONDS = "240"
 
 
 class Postgres:
