@@ -46,6 +46,8 @@ class Checker:
         self.coordinator: CoordinatorProcess | None = None
         self.highest_generation = 1
         self.by_hand: set[str] = set()
+        # Put back by hand into the time between a restore and its reconciliation.
+        self.unreconciled_by_hand: set[str] = set()
         self.touched: set[str] = set()
         self.coordinator_touched = False
         self.coordinator_by_hand = False
@@ -70,8 +72,11 @@ class Checker:
     def node_restored(self, node: str, state: NodeState, *, raised: bool) -> None:
         """Begin again with what the store knows now."""
         self.touched.add(node)
+        self.unreconciled_by_hand.discard(node)
         if not raised:
             self.by_hand.add(node)
+            if not state.is_reconciled:
+                self.unreconciled_by_hand.add(node)
         for run in state.runs.values():
             self._started[run.run_id] = run.execution
         for run_id in [name for name in self._started if name.endswith(f"/{node}") and name not in state.runs]:
@@ -245,6 +250,8 @@ class Checker:
             return  # two releases of one run: people have to decide which
         if member.quarantined:
             self.world.broken("I10 a reconciled node is not set apart", f"{name}: {member.quarantined}")
+        if not own.is_reconciled:
+            self.world.broken("I10 no node waits for ever to be reconciled", f"{name}: generation {own.generation}")
         if member.store.event_cursor != own.events.head:
             self.world.broken("I5 all events have arrived", f"{name}: {member.store.event_cursor.seq}")
         self._same_ledger(name, own, state)

@@ -203,13 +203,27 @@ class Federation:
             return
         for node in self.nodes.values():
             quarantined = self.coordinator.store.state.members[node.name].quarantined
-            if quarantined and not (node.name in self.checker.by_hand and "does not hold" in quarantined):
+            undecided = node.name in self.checker.by_hand and "does not hold" in quarantined
+            if (quarantined and not undecided) or self._waits_in_vain(node):
                 self._reconcile(node)
         for question in self._asked:
             forgotten = question.job_id not in self.coordinator.store.state.jobs
             if forgotten and question.job_id in self.checker.answered and question.not_after > self.world.now:
                 self.coordinator.submit(question.signed())
         self.world.after(20.0, self._look_after)
+
+    def _waits_in_vain(self, node: NodeProcess) -> bool:
+        """Say whether the node has forgotten its reconciliation, and nothing in this model can tell.
+
+        It was put back by hand into the time before it, and begins anew behind both cursors: the
+        heads agree, and no command is to come that would reconcile it. What tells it is the audit
+        log, which has become shorter; people then restore the store properly.
+        """
+        state, member = node.store.state, self.coordinator.store.state.members[node.name]
+        if node.name not in self.checker.unreconciled_by_hand or state.is_reconciled or node.sender is None:
+            return False
+        known = state.generation == member.store.generation and not member.store.reconciling
+        return known and not member.quarantined and state.commands == member.commands.head
 
     def _is_quiet(self) -> bool:
         state = self.coordinator.store.state
