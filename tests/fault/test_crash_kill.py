@@ -38,7 +38,7 @@ POINTS = {
     "node_agent.executions.Executions.finish.work": ("agent", False),
     "node_agent.spool.uploader.Uploader._mark": ("agent", False),
     "node_agent.audit.witness.LogWitness.hear": ("agent", False),
-    "node_agent.retention.Retention.purge.forget": ("agent", True),
+    "node_agent.retention.Retention.purge._tidy": ("agent", True),
     "worker.claim": ("pool", False),
     "worker.sandbox": ("pool", False),
     "worker.finish": ("pool", False),

@@ -95,13 +95,12 @@ def _owner() -> str | None:
 def _run(program: str, *arguments: object) -> None:
     owner = _owner()
     command = [str(_find(program)), *map(str, arguments)]
+    # Not by subprocess's own `user`: that forks, and a fork of a process with gRPC's threads may end in a crash.
+    become = ["setpriv", f"--reuid={owner}", f"--regid={owner}", "--clear-groups", "--"] if owner else []
     subprocess.run(
-        command,
+        [*become, *command],
         check=True,
         cwd="/",
-        user=owner,
-        group=owner,
-        extra_groups=[] if owner else None,
         env={"PATH": os.environ["PATH"], "LC_ALL": "C", "USER": owner or getpass.getuser()},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
