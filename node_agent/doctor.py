@@ -92,6 +92,7 @@ def examine(path: Path, clock: Clock = utc_now) -> Sequence[Finding]:
         ("clock", lambda found: _clock(found, clock())),
         ("coordinator", _coordinator),
         ("coordinator's log", _coordinator_log),
+        ("store", _store),
     )
     return [_run(name, check, state) for name, check in checks]
 
@@ -345,6 +346,17 @@ def _coordinator_log(state: StateFolder) -> Finding:
         remedy = "ask the federation's operators why; then hansa-node audit accept-coordinator-log --reason WHY"
         return Finding(check, FAILED, f"it has forked, no offer is accepted; {found['log_alarm']}", remedy)
     return Finding(check, OK, f"{found.get('coordinator_log', 0)} entries seen and cosigned")
+
+
+def _store(state: StateFolder) -> Finding:
+    found = _agent_status(state)
+    if not found:
+        return Finding("store", OK, "not looked at: the agent does not run")
+    store = found["store"]
+    if not store["reconciled"]:
+        remedy = "see docs/runbooks/node-restored-from-backup.md: two federation operators reconcile the node"
+        return Finding("store", FAILED, "it was restored and is not reconciled; nothing starts, nothing leaves", remedy)
+    return Finding("store", OK, f"generation {store['generation']}, reconciled")
 
 
 def _greet(state: StateFolder, endpoint: str) -> None:

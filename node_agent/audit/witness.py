@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from hansa.contract.errors import HansaError, Reason
@@ -86,6 +86,8 @@ class Told:
     seen_by_coordinator: int | None = None
     size: int = -1
     cosigned: int = -1
+    # Whether releases that the coordinator's cosignature covers are still to be proven to it.
+    owes_proofs: bool = False
 
 
 @dataclass(slots=True)
@@ -111,6 +113,7 @@ class LogWitness:
 
     def _news(self, session: Session, told: Told) -> LogNews:
         row, size = _row(session), size_of(session)
+        told.owes_proofs = _owes_proofs(session, _size_in(row.own_note))
         cosignature = row.cosignature if row.size != told.cosigned and not row.conflict else b""
         known, told.cosigned = told.seen_by_coordinator, row.size
         if known is None or size == told.size == known:
@@ -134,16 +137,19 @@ class LogWitness:
         """
         check_proof(news.proof)
         told.seen_by_coordinator = news.witnessed_size
-        if not news.checkpoint and not news.cosignature:
+        if not news.checkpoint and not news.cosignature and not told.owes_proofs:
             return False
         now = self.clock()
-        cosigned, self._alarm = await self.database.run(lambda session: self._hear(session, news, now))
-        return cosigned
+        goes_on, self._alarm = await self.database.run(lambda session: self._hear(session, news, now))
+        return goes_on
 
     def _hear(self, session: Session, news: LogNews, now: datetime) -> tuple[bool, bool]:
-        self._keep_cosignature(session, news, now)
+        """Return whether there is something to answer at once, and whether the coordinator's log has forked."""
+        row = _row(session)
+        self._keep_cosignature(session, news)
+        owes = self._prove_releases(session, row.own_note, now)
         cosigned = bool(news.checkpoint) and self._witness(session, news, now)
-        return cosigned, bool(_row(session).conflict)
+        return cosigned or owes, bool(row.conflict)
 
     def _witness(self, session: Session, news: LogNews, now: datetime) -> bool:
         """Verify and keep the coordinator's checkpoint; return whether it was cosigned anew."""
@@ -183,7 +189,7 @@ class LogWitness:
             _log.warning("coordinator_checkpoint_not_verified", detail=str(error))
             return None
 
-    def _keep_cosignature(self, session: Session, news: LogNews, now: datetime) -> None:
+    def _keep_cosignature(self, session: Session, news: LogNews) -> None:
         key = self.keys.coordinator()
         size = news.witnessed_size
         if not news.cosignature or key is None or not 0 < size <= size_of(session):
@@ -196,22 +202,18 @@ class LogWitness:
         row, cosigned = _row(session), note.plus(line)
         if size >= _size_in(row.own_note):
             row.own_note = cosigned.to_bytes()
-        self._prove_releases(session, cosigned, now)
 
-    def _prove_releases(self, session: Session, note: Note, now: datetime) -> None:
-        size = note.checkpoint.size
-        due = (
-            select(LoggedReleaseRow)
-            .where(~LoggedReleaseRow.told, LoggedReleaseRow.index < size)
-            .order_by(LoggedReleaseRow.index)
-            .limit(_MOST_PROOFS)
-        )
-        for row in session.scalars(due).all():
+    def _prove_releases(self, session: Session, cosigned: bytes, now: datetime) -> bool:
+        """Tell of some releases that ``cosigned``, our own checkpoint, covers; return whether there are more."""
+        size = _size_in(cosigned)
+        due = session.scalars(_unproven(size).order_by(LoggedReleaseRow.index).limit(_MOST_PROOFS)).all()
+        for row in due:
             (leaf,) = leaves(session, row.index, row.index + 1)
             inclusion = prove_inclusion(session, row.index, size)
-            proven = ProvenRelease(row.run_id, row.attempt, note.to_bytes(), row.index, leaf.body, inclusion)
+            proven = ProvenRelease(row.run_id, row.attempt, cosigned, row.index, leaf.body, inclusion)
             append_event(session, self.keys.report(proven, now), now)
             row.told = True
+        return len(due) == _MOST_PROOFS and _owes_proofs(session, size)
 
     async def standing(self) -> dict[str, Any]:
         """Return what the operator is shown: both logs' sizes, and the alarm if there is one."""
@@ -267,6 +269,15 @@ def _row(session: Session) -> WitnessRow:
         session.add(row)
         session.flush()
     return row
+
+
+def _unproven(size: int) -> Select[tuple[LoggedReleaseRow]]:
+    """Ask for the releases among our log's first ``size`` entries whose proof is still to be told."""
+    return select(LoggedReleaseRow).where(~LoggedReleaseRow.told, LoggedReleaseRow.index < size)
+
+
+def _owes_proofs(session: Session, size: int) -> bool:
+    return session.scalar(_unproven(size).limit(1)) is not None
 
 
 def _size_in(note: bytes) -> int:

@@ -193,8 +193,17 @@ class Session:
         witness = self._parts.witness
         if witness is None:
             return
-        if await witness.hear(log_news_of(reply), self._told):
-            # Others wait for our cosignature.
+        news = log_news_of(reply)
+        try:
+            goes_on = await witness.hear(news, self._told)
+        except HansaError as error:
+            if error.reason is not Reason.STORE_FULL:
+                raise
+            # It is told again from the beginning; what has ended here is still to be told now.
+            _log.warning("log_news_held", reason=Reason.STORE_FULL.value)
+            self._told, goes_on = Told(), False
+        if goes_on:
+            # Others wait for our cosignature, or there are more proofs.
             self._beat_now.set()
         # A cosignature on our log brings out proofs of releases.
         self._parts.bells.events.set()

@@ -19,6 +19,7 @@ from node_agent.airlock.decisions import decisions_on
 from node_agent.config import StateFolder
 from node_agent.store.database import Database
 from node_agent.store.models import ApprovalRow, DatasetRow, RunRow, SummaryRow
+from node_agent.store.outbox import is_reconciled, store_row
 
 
 def run_json(run: RunRow) -> dict[str, Any]:
@@ -95,7 +96,7 @@ class Views:
 
     async def status(self) -> dict[str, Any]:
         """Return how the agent stands."""
-        counts = await self.database.run(_counts)
+        counts, store = await self.database.run(lambda session: (_counts(session), _store(session)))
         drain = DrainFile(self.state.path)
         since = drain.since()
         return {
@@ -105,6 +106,7 @@ class Views:
             "draining": drain.is_set(),
             "draining_since": since.isoformat() if since else None,
             "runs": counts,
+            "store": store,
             "policy_digest": self.policy_digest(),
             "trust": self.trust(),
             "disk": self.disk(),
@@ -178,6 +180,11 @@ def _get(session: Session, run_id: str) -> RunRow:
     if run is None:
         raise HansaError(Reason.RUN_UNKNOWN)
     return run
+
+
+def _store(session: Session) -> dict[str, Any]:
+    """Return the store's generation, and whether it may start and release anything after a restore."""
+    return {"generation": store_row(session).generation, "reconciled": is_reconciled(session)}
 
 
 def _counts(session: Session) -> dict[str, int]:

@@ -27,7 +27,7 @@ from hansa.v1 import admin_service_pb2 as wire
 from hansa.v1.catalogue_service_pb2 import ListNodesRequest
 from node_agent.audit.entries import policy_changed
 from node_agent.audit.log import append
-from node_agent.audit.witness import LogWitness, WitnessKeys
+from node_agent.audit.witness import LogWitness, Told, WitnessKeys
 from node_agent.link.encoding import WireReporter
 from node_agent.link.session import Session, SessionParts
 from tests.support.agent import Bench, make_bench
@@ -148,6 +148,48 @@ async def test_two_nodes_cosign_the_coordinators_log_within_some_heartbeats(
         await until(witnessed)
     for node in nodes:
         node.bench.database.close()
+
+
+@dataclass(slots=True)
+class FullWitness(LogWitness):
+    """Its store has room for nothing while it is ``full``; what a full disk does to a store is tested elsewhere."""
+
+    full: bool = False
+    refused: int = 0
+
+    async def hear(self, news: LogNews, told: Told) -> bool:
+        """Refuse what would have to be kept."""
+        if self.full and (news.checkpoint or news.cosignature):
+            self.refused += 1
+            raise HansaError(Reason.STORE_FULL)
+        return await LogWitness.hear(self, news, told)
+
+
+async def test_a_node_whose_store_is_full_keeps_its_session_and_cosigns_once_there_is_room(
+    live: LiveCoordinator, tmp_path: Path
+) -> None:
+    node = await join(live, "FI", tmp_path)
+    node.witness = witness = FullWitness(node.bench.database, node.witness.keys, utc_now)
+
+    async def level() -> bool:
+        return await node.seen() == (await checkpoint(live))[0]
+
+    async with node.running() as task:
+        await until(level)
+        witness.full = True
+        # A first operator's wish waits for the second's word, and is in the log.
+        with suppress(grpc.aio.AioRpcError):
+            await live.admin("InviteNode", wire.InviteNodeRequest(request_id=uuid4().hex, node="SE"))
+
+        async def refused() -> bool:
+            return task.done() or witness.refused >= 2
+
+        await until(refused)
+        assert not task.done()
+        witness.full = False
+        await until(level)
+        assert not task.done()
+    node.bench.database.close()
 
 
 async def test_a_node_whose_log_was_cut_loses_its_session_and_its_standing(

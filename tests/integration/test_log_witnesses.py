@@ -335,6 +335,17 @@ def test_the_proof_of_a_release_is_told_once_and_only_under_a_cosigned_checkpoin
     assert len(node.proven) == 1
 
 
+def test_proofs_of_many_releases_are_all_told_without_the_log_having_to_grow(world: LogWorld) -> None:
+    # As after a restore, when all that was ever released is proven again.
+    node = world.join("FI")
+    entry = summary_released(released_run(), b"d" * 32, Judgement(Decider.RULES, "rules", "auto"))
+    node.decide(count=50, entry=entry)
+    world.settle(rounds=6)
+    assert [one.index for one in node.proven] == list(range(50))
+    # With nothing owed, heartbeats are quiet again.
+    assert not node.told.owes_proofs
+
+
 def test_an_unproven_checkpoint_is_asked_for_again(world: LogWorld) -> None:
     node = world.join("FI")
     node.decide(4)

@@ -29,6 +29,7 @@ from node_agent.policy.changes import PolicyChanges
 from tests.support.agent import START, Bench, make_bench
 from tests.support.agent_double import serving
 from tests.support.node_commands import Done, hansa_node
+from tests.support.restored_bench import raise_generation
 
 NODE_KEY, LOG_KEY = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
 
@@ -190,6 +191,18 @@ def test_a_person_is_erased_by_command_and_the_log_says_so_without_the_name(benc
     assert (again.code, "LOG_ENTRY_UNKNOWN" in again.err) == (1, True)
     assert audit(bench, "erase").code == 2
     assert audit(bench, "erase", "--index", "4").code == 0
+
+
+def test_status_and_doctor_say_that_a_restored_store_waits_to_be_reconciled(bench: Bench) -> None:
+    def store() -> tuple[dict[str, Any], str]:
+        status = json.loads(hansa_node(bench.state.path, "status", "--output", "json").out)
+        checks = json.loads(hansa_node(bench.state.path, "doctor", "--output", "json").out)["checks"]
+        (found,) = (one for one in checks if one["check"] == "store")
+        return status["store"], found["outcome"]
+
+    assert store() == ({"generation": 1, "reconciled": True}, "ok")
+    bench.database._transact(raise_generation)
+    assert store() == ({"generation": 2, "reconciled": False}, "failed")
 
 
 def test_an_alarm_is_shown_until_the_operator_accepts_the_coordinators_log(bench: Bench) -> None:
