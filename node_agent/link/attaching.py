@@ -2,7 +2,8 @@
 
 Three things can have happened since the last time. Nothing: the heads are
 shown, and the coordinator compares. The coordinator's store was restored: it is
-told again what it may have forgotten. Our own store was restored: what it would
+told again what it may have forgotten, all of it where the events of that time
+are not kept here any more. Our own store was restored: what it would
 tell is not to be trusted, so it begins anew behind what the coordinator has
 received, and waits until it is told what it has forgotten itself.
 """
@@ -14,7 +15,7 @@ from datetime import datetime
 import structlog
 from sqlalchemy.orm import Session
 
-from hansa.contract.attach import CoordinatorTold, Course, command_cursor, course
+from hansa.contract.attach import CoordinatorTold, Course, begins_anew, command_cursor, course
 from hansa.v1 import node_service_pb2
 from node_agent.audit.entries import coordinator_restored
 from node_agent.audit.log import append
@@ -47,8 +48,10 @@ def answer_welcome(
     way = course(seen, told)
     reconciled = is_reconciled(session)
     if not reconciled:
-        begin_anew(session, told.event_cursor)
         _log.warning("attached_unreconciled", generation=store_row(session).generation)
+    cursor, head = told.event_cursor, event_head(session)
+    if begins_anew(way, reconciled=reconciled, cursor=cursor, head=head, hash_at_cursor=hash_at(session, cursor.seq)):
+        begin_anew(session, cursor)
     restored = way is Course.TELL_AGAIN or not reconciled
     keep_coordinator(session, told, command_cursor(seen, told, restored=restored))
     if way is Course.TELL_AGAIN:

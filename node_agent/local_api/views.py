@@ -96,7 +96,7 @@ class Views:
 
     async def status(self) -> dict[str, Any]:
         """Return how the agent stands."""
-        counts, store = await self.database.run(lambda session: (_counts(session), _store(session)))
+        counts, store = await self.database.run(_figures)
         drain = DrainFile(self.state.path)
         since = drain.since()
         return {
@@ -180,6 +180,10 @@ def _get(session: Session, run_id: str) -> RunRow:
     if run is None:
         raise HansaError(Reason.RUN_UNKNOWN)
     return run
+
+
+def _figures(session: Session) -> tuple[dict[str, int], dict[str, Any]]:
+    return _counts(session), _store(session)
 
 
 def _store(session: Session) -> dict[str, Any]:

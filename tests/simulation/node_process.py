@@ -225,7 +225,15 @@ class NodeProcess:
             commands=state.commands,
         )
         course = self.rules.course(seen, told)
-        if not state.is_reconciled:
+        here = state.events.hash_at(told.event_cursor.seq)
+        anew = self.rules.begins_anew(
+            course,
+            reconciled=state.is_reconciled,
+            cursor=told.event_cursor,
+            head=state.events.head,
+            hash_at_cursor=here,
+        )
+        if anew:
             state.events = Outbox(base=told.event_cursor)
         restored = course is Course.TELL_AGAIN or not state.is_reconciled
         state.commands = self.rules.command_cursor(seen, told, restored=restored)

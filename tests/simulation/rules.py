@@ -42,6 +42,7 @@ class Rules:
     check_standing: Callable[[int, int], None] = attach.check_standing
     store_fault: Callable[..., str] = attach.store_fault
     course: Callable[[CoordinatorSeen, CoordinatorTold], Course] = attach.course
+    begins_anew: Callable[..., bool] = attach.begins_anew
     command_cursor: Callable[..., Head] = attach.command_cursor
     node_lost_events: Callable[[Proof, Head], bool] = attach.node_lost_events
     node_lost_commands: Callable[[Proof, Head], bool] = attach.node_lost_commands

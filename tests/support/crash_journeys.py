@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import shutil
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -161,15 +161,19 @@ async def verified(world: CrashWorld, job_id: str) -> None:
     """Fetch the evidence as its researcher, until the witnesses have cosigned, and believe nobody."""
 
     async def proves() -> bool:
-        asked = wire.GetEvidenceRequest(job_id=job_id)
-        stub = JobServiceStub(world.live.people)
-        stream = stub.GetEvidence(asked, metadata=world.live.bearer(RITA), timeout=CALL_SECONDS)
-        files = await gather((part.name, part.chunk) async for part in stream)
+        files = await _evidence_of(world, job_id)
         found = verify_evidence(files, Verifier(root=world.trust.root), job_id)
         assert all(step.pending for step in found.failed), found.failed
         return not found.failed
 
     await world.until(proves, "the evidence with its logs")
+
+
+async def _evidence_of(world: CrashWorld, job_id: str) -> dict[str, bytes]:
+    stub = JobServiceStub(world.live.people)
+    asked = wire.GetEvidenceRequest(job_id=job_id)
+    stream = stub.GetEvidence(asked, metadata=world.live.bearer(RITA), timeout=CALL_SECONDS)
+    return await gather((part.name, part.chunk) async for part in stream)
 
 
 async def a_job(world: CrashWorld) -> None:
@@ -647,6 +651,24 @@ async def _restart(world: CrashWorld, side: Side) -> None:
 
 async def a_checkpoint(world: CrashWorld) -> None:
     """An auditor asks for the log's newest checkpoint, of which no heartbeat has told yet."""
+    async with _grown_unheard(world):
+        await world.insist(lambda: world.live.admin("GetCheckpoint", admin.GetCheckpointRequest(), AUDITOR))
+    await a_job(world)
+
+
+async def evidence(world: CrashWorld) -> None:
+    """A researcher fetches the evidence of a job under a checkpoint of which no heartbeat has told yet."""
+    spec = job_spec(world)
+    await submit(world, spec)
+    await released_once(world, spec)
+    async with _grown_unheard(world):
+        await world.insist(lambda: _evidence_of(world, spec.job_id))
+    await a_job(world)
+
+
+@asynccontextmanager
+async def _grown_unheard(world: CrashWorld) -> AsyncIterator[None]:
+    """Have the coordinator's log grow while no node is there: who asks for a checkpoint now has it made."""
     await world.node_side.take_down()
 
     async def gone() -> bool:
@@ -655,10 +677,9 @@ async def a_checkpoint(world: CrashWorld) -> None:
     await world.until(gone, "the coordinator knows that the node is away")
     asked = admin.InviteNodeRequest(request_id=uuid4().hex, node=f"N{uuid4().hex[:8].upper()}")
     await world.insist(lambda: world.live.admin("InviteNode", asked, OLGA), done=frozenset({Reason.PENDING_SECOND}))
-    await world.insist(lambda: world.live.admin("GetCheckpoint", admin.GetCheckpointRequest(), AUDITOR))
+    yield
     world.node_side.start()
     await _withdraw_proposals(world)
-    await a_job(world)
 
 
 async def an_erasure(world: CrashWorld) -> None:
@@ -731,6 +752,7 @@ JOURNEYS: Final[Mapping[str, Journey]] = {
         coordinator_restarts,
         node_restarts,
         a_checkpoint,
+        evidence,
         an_erasure,
         a_fork,
         misfits,

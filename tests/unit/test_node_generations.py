@@ -419,6 +419,44 @@ async def test_an_outbox_that_begins_anew_continues_what_was_received(bench: Ben
     assert await bench.database.run(lambda session: hash_at(session, 40)) == b""
 
 
+async def test_a_coordinator_restored_to_before_the_first_event_that_is_kept_is_told_everything_behind_its_cursor(
+    bench: Bench,
+) -> None:
+    # This node was itself restored and reconciled after the coordinator's backup: its events begin behind 80.
+    await bench.database.run(raise_generation)
+    later = Coordinator(events=Head(80, b"l" * 32))
+    await later.attach(bench)
+    await later.send(bench, reconcile())
+    run = await released(bench)
+    statement = (await bench.summary(run.run_id)).statement
+    earlier = Coordinator(generation=2, events=Head(50, b"e" * 32))
+    proof = await earlier.attach(bench)
+    assert proof.hash_at_event_cursor == b"e" * 32
+    events = await told(bench, 50)
+    assert kinds(events) == ["inventory_reported", "job_reported", "summary_released", "run_reported"]
+    assert statement is not None
+    assert events[2].summary_released.statement.payload == from_json(statement).payload
+    # A session that breaks changes nothing; the next one finds the same.
+    assert await earlier.attach(bench) == proof
+
+
+async def test_a_node_with_fewer_events_than_a_restored_coordinator_shows_what_it_has(bench: Bench) -> None:
+    await Coordinator(generation=1).attach(bench)
+    await released(bench)
+    head = await bench.database.run(event_head)
+    beyond = Head(head.seq + 100, b"x" * 32)
+    proof = await Coordinator(generation=2, events=beyond).attach(bench)
+    assert (proof.event_head.seq < beyond.seq, proof.hash_at_event_cursor) == (True, b"")
+
+
+async def test_a_node_whose_events_differ_from_a_restored_coordinators_shows_it(bench: Bench) -> None:
+    await Coordinator(generation=1).attach(bench)
+    await released(bench)
+    own = await bench.database.run(lambda session: hash_at(session, 1))
+    proof = await Coordinator(generation=2, events=Head(1, b"x" * 32)).attach(bench)
+    assert (own, proof.hash_at_event_cursor) == (own, own)
+
+
 async def test_a_repeated_offer_is_answered_where_the_coordinator_was_restored(bench: Bench) -> None:
     spec = job()
     run = await finished(bench, await bench.running(spec))

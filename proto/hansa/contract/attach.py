@@ -110,6 +110,24 @@ def course(seen: CoordinatorSeen, told: CoordinatorTold) -> Course:
     return Course.CONTINUE
 
 
+def begins_anew(way: Course, *, reconciled: bool, cursor: Head, head: Head, hash_at_cursor: bytes) -> bool:
+    """Say whether a node drops the events that it keeps, and goes on right behind the coordinator's cursor.
+
+    What a node tells that was restored itself is not to be trusted. Where the
+    coordinator was restored to before the first event that is kept here, those
+    between are gone, and all that they said is told again. Who has fewer
+    events than the coordinator has lost some: it shows what it has, and is set apart.
+
+    Args:
+        way: how the node goes on.
+        reconciled: whether its own store knows what it released.
+        cursor: the last event that the coordinator has.
+        head: the node's last event.
+        hash_at_cursor: the node's hash of the event at the cursor; empty if it is not kept.
+    """
+    return not reconciled or (way is Course.TELL_AGAIN and not hash_at_cursor and cursor.seq < head.seq)
+
+
 def command_cursor(seen: CoordinatorSeen, told: CoordinatorTold, *, restored: bool) -> Head:
     """Return where a node goes on with its coordinator's commands.
 
