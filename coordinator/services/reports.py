@@ -172,6 +172,10 @@ def _follow(session: Session, report: RunReported, progress: _Progress, turn: Tu
     if change is None:
         return
     if change.state is RunState.RELEASED and not run.statement:
+        if is_restored(session):
+            # The statement came while its job was forgotten here, which was taken back meanwhile; both are told again.
+            _log.warning("release_of_forgotten_run", **_names(job_id, run))
+            return
         fault = HansaError(Reason.STATEMENT_INVALID, "The node says released, and has signed nothing.")
         set_apart(session, run, job_id, fault, turn)
         raise fault

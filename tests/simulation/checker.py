@@ -5,9 +5,11 @@ Names are those of the list in ``docs/explanation/simulation.md``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from coordinator.domain.frames import HeadProof
 from coordinator.domain.records import JobRecord, RunRecord
 from hansa.contract.envelope import Signed
 from hansa.contract.outbox import Head
@@ -113,6 +115,18 @@ class Checker:
         own = self.nodes[node].store.state.events.entry(event.seq)
         if own is not None and own.body != event.body and node not in self.touched:
             self.world.broken("I5 what is applied is what the node has written", f"{node} {event.seq}")
+
+    def attached(self, node: str, proof: HeadProof, cursor: Head, acked: int) -> None:
+        """I5: nobody is connected who has lost what was received of it, or what it had acknowledged."""
+        if proof.event_head.seq < cursor.seq or proof.hash_at_event_cursor != cursor.hash:
+            self.world.broken("I5 who is connected has the events that were received", f"{node} {cursor.seq}")
+        if proof.command_cursor.seq < acked:
+            self.world.broken("I5 who is connected has the commands that it acknowledged", f"{node} {acked}")
+
+    def event_repeated(self, node: str, event: Any, received: Sequence[bytes]) -> None:
+        """I5: what is passed over as a repeat is what was received; another event would be lost."""
+        if event.body != received[event.seq - 1]:
+            self.world.broken("I5 a repeat is what was received", f"{node} {event.seq}")
 
     def coordinator_moved(self, run: RunRecord, to: RunState) -> None:
         """I4 and I8: ends are final, and nothing runs of what is shown as cancelled."""

@@ -269,6 +269,7 @@ class CoordinatorProcess:
         if self.rules.coordinator_lost_commands(shown, member.commands.head, here):
             self.checker.coordinator_found_behind(node)
             raise HansaError(Reason.COORDINATOR_BEHIND)
+        self.checker.attached(node, proof, member.store.event_cursor, member.acked)
         member.acked = max(member.acked, proof.command_cursor.seq)
         member.commands.acknowledged(member.acked, self.world.now)
         member.connected, member.since = True, self.now
@@ -339,6 +340,7 @@ class CoordinatorProcess:
         receiver = self.rules.receiver(member.store.event_cursor)
         match receiver.judge(event.seq, event.prev_hash):
             case Verdict.REPEAT:
+                self.checker.event_repeated(node, event, member.received)
                 return receiver.cursor.seq, None
             case Verdict.GAP:
                 return receiver.cursor.seq, HansaError(Reason.PROTOCOL_VIOLATION)
@@ -376,6 +378,8 @@ class CoordinatorProcess:
         if change is None:
             return
         if change.state is RunState.RELEASED and run.run_id not in state.statements:
+            if state.generation > 1:
+                return
             raise HansaError(Reason.STATEMENT_INVALID, log="the node says released, and has signed nothing")
         self._move(state, run, change.state, change.execution)
 

@@ -217,6 +217,24 @@ async def test_a_forgotten_job_is_taken_back_from_a_node_with_its_release(world:
     await node.hang_up()
 
 
+async def test_a_release_whose_statement_came_while_its_job_was_forgotten_is_waited_for_and_nobody_is_set_apart(
+    world: JobWorld, sessions: Sessions
+) -> None:
+    # The job was taken back, from another node or by its researcher, between the two events of FI's release.
+    world.database.run_sync(lambda session: session.execute(update(FederationRow).values(generation=2)))
+    job = await world.submit()
+    run, content = run_at(job.job_id, "FI"), released(ac=41)
+    node = await attached(sessions, NodeStore())
+    await node.take_command()
+    assert await node.tell(report(run, "RELEASED", execution=1)) == 1
+    assert state_of(world)[0] is NodeState.ACTIVE
+    told = release(await world.statement("FI", job, content), content)
+    assert await node.tell(told, report(run, "RELEASED", execution=1)) == 3
+    (found,) = (one for one in (await world.job(job.job_id)).runs if one.node == "FI")
+    assert (found.state, bool(found.statement)) == (RunState.RELEASED, True)
+    await node.hang_up()
+
+
 @pytest.mark.parametrize("why", ["altered", "over", "another node's"])
 async def test_evil_a_job_that_does_not_hold_is_not_taken_back_and_holds_up_nothing(
     world: JobWorld, sessions: Sessions, why: str
