@@ -65,6 +65,8 @@ class NodeProcess:
         self.up = True
         self.offset = timedelta()
         self.life = 0
+        # The store that a restore replaces has it, also where the coordinator was restored to before it.
+        self._highest_generation = 1
         self.partitioned = False
         self.processes: list[Work] = []
         self.stream: Stream | None = None
@@ -130,10 +132,10 @@ class NodeProcess:
         return True
 
     def raise_generation(self) -> None:
-        """Do what ``hansa-node restore`` does to the store's own row, above all that was there."""
+        """Do what ``hansa-node restore`` does to the store's own row, above all that was ever there."""
         state = self.store.state
         known = self.coordinator.store.state.members[self.name].store.generation
-        state.generation = max(state.generation, known) + 1
+        state.generation = self._highest_generation = max(state.generation, known, self._highest_generation) + 1
 
     def kill_all(self) -> None:
         """Lose every worker and process of the node."""
