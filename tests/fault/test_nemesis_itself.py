@@ -252,6 +252,10 @@ def test_a_run_that_both_sides_ended_at_its_deadline_may_have_either_name() -> N
     evidence = honest()
     evidence.nodes[_NODE].runs[_RUN].state, evidence.coordinator.runs[_RUN] = "CANCELLED", "EXPIRED"
     assert CHECKS["runs end at both sides"](evidence) == []
+    evidence.nodes[_NODE].runs[_RUN].state = "DECLINED"
+    assert CHECKS["runs end at both sides"](evidence) != []
+    evidence.nodes[_NODE].runs[_RUN].reason = "DEADLINE_PASSED"
+    assert CHECKS["runs end at both sides"](evidence) == []
     evidence.nodes[_NODE].runs[_RUN].state = "RELEASED"
     assert CHECKS["runs end at both sides"](evidence) != []
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hansa.contract.digests import CHAIN_START
+from hansa.contract.errors import RunReason
 from hansa.contract.outbox import Head
 from hansa.contract.states import JOB_TERMINAL, RUN_TERMINAL, RUN_TRANSITIONS, RunState
 from hansa.v1 import node_service_pb2, types_pb2
@@ -34,6 +35,7 @@ class NodeRun:
     job_id: str
     execution: int
     state: str
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -139,7 +141,8 @@ def runs_end_at_both_sides(evidence: Evidence) -> list[str]:
     """A node's run has ended, and the coordinator says of it what the node says.
 
     At the deadline both end a run, each by its own clock, and an end is final:
-    one may then call it expired that the other cancelled. Neither is an answer.
+    one may then call it expired that the other cancelled, or declined because
+    the offer came after the deadline. None of these is an answer.
     """
     found = []
     for name, node in evidence.nodes.items():
@@ -147,9 +150,14 @@ def runs_end_at_both_sides(evidence: Evidence) -> list[str]:
             told = evidence.coordinator.runs.get(run_id)
             if run.state not in RUN_TERMINAL:
                 found.append(f"run {run_id} at {name} is still {run.state}")
-            elif told != run.state and not {told, run.state} <= _UNANSWERED:
+            elif told != run.state and not (told in _UNANSWERED and _is_unanswered(run)):
                 found.append(f"run {run_id} at {name} is {run.state}, the coordinator says {told}")
     return found
+
+
+def _is_unanswered(run: NodeRun) -> bool:
+    late = (RunState.DECLINED.value, RunReason.DEADLINE_PASSED.value)
+    return run.state in _UNANSWERED or (run.state, run.reason) == late
 
 
 def one_release_per_run(evidence: Evidence) -> list[str]:

@@ -122,7 +122,8 @@ def _node(session: Session) -> NodeStore:
         events=[Stored(row.seq, row.hash, row.body) for row in events],
         command_cursor=Head(store.command_seq, store.command_hash),
         runs={
-            row.run_id: NodeRun(row.job_id, row.execution, row.state) for row in session.scalars(select(models.RunRow))
+            row.run_id: NodeRun(row.job_id, row.execution, row.state, row.reason)
+            for row in session.scalars(select(models.RunRow))
         },
         summaries={
             row.run_id: NodeSummary(row.execution, row.decision, row.outgoing or b"", row.uploaded_at is not None)

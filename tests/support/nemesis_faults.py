@@ -142,6 +142,8 @@ class Nemesis:
             task.cancel()
         await asyncio.gather(*self._lasting.values(), return_exceptions=True)
         self._lasting.clear()
+        if self.federation.frame_proxy is not None:
+            self.federation.frame_proxy.repeat = self.federation.frame_proxy.swap = 0
 
     def counted(self) -> Counter[str]:
         """Return how many faults of each kind were done."""
@@ -245,12 +247,12 @@ class Nemesis:
 
     async def _frames_repeated(self) -> bool:
         assert self.federation.frame_proxy is not None
-        self.federation.frame_proxy.repeat += self.random.randint(1, 8)
+        self.federation.frame_proxy.repeat = self.random.randint(1, 8)
         return self._did("frames repeated", FRAMES)
 
     async def _frames_swapped(self) -> bool:
         assert self.federation.frame_proxy is not None
-        self.federation.frame_proxy.swap += self.random.randint(1, 3)
+        self.federation.frame_proxy.swap = self.random.randint(1, 3)
         return self._did("frames swapped", FRAMES)
 
     async def _frames_delayed(self) -> bool:
