@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.support.crash_journeys import JOURNEYS, prepare, sound
+from tests.support.crash_journeys import JOURNEYS
 from tests.support.crash_matrix import ALSO, APART, READS, WRITES
 from tests.support.crash_points import Phase
+from tests.support.crash_steps import prepare, sound
 from tests.support.crash_world import CrashWorld, crash_world
 from tests.support.postgres import private_postgres
 

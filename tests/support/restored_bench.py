@@ -1,7 +1,11 @@
-"""A node's store put back to what it was: by an operator's restore, which raises the generation, or by hand."""
+"""A node's store put back to what it was, by an operator's restore, which raises the generation, or by hand.
+
+With it, what the node does before and after: its runs end, and what was released leaves.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +13,12 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from hansa.runtime.sqlite import sqlite_module
+from node_agent.airlock.released import ReleasedSummary
+from node_agent.executions import Finish, Outcome
+from node_agent.spool.uploader import Uploader
+from node_agent.store.models import RunRow
 from node_agent.store.outbox import store_row
-from tests.support.agent import OPEN_POLICY, Bench, open_bench
+from tests.support.agent import OPEN_POLICY, Bench, collected, job, open_bench
 
 
 def back_up(bench: Bench, to: Path) -> None:
@@ -39,3 +47,36 @@ def restore(bench: Bench, backup: Path, *, raised: bool = True, policy: Mapping[
 def raise_generation(session: Session) -> None:
     """Do what ``hansa-node restore`` does to the store's own row."""
     store_row(session).generation += 1
+
+
+async def finished(bench: Bench, run: RunRow, execution: int | None = None) -> RunRow:
+    """End an execution of the run with a summary, the present one if no other is named."""
+    number = run.execution if execution is None else execution
+    await bench.executions.finish(
+        Finish(run_id=run.run_id, execution=number, outcome=Outcome.SUMMARY, summary=collected())
+    )
+    return await bench.run(run.run_id)
+
+
+async def released(bench: Bench) -> RunRow:
+    """Run a new job to its summary."""
+    return await finished(bench, await bench.running(job()))
+
+
+async def sent(bench: Bench) -> list[ReleasedSummary]:
+    """Return what the spool sends now."""
+    found: list[ReleasedSummary] = []
+
+    async def send(summary: ReleasedSummary) -> None:
+        found.append(summary)
+
+    uploader = Uploader(database=bench.database, bells=bench.bells, clock=lambda: bench.now)
+    task = asyncio.create_task(uploader.run(send))
+    bench.bells.spool.set()
+    for _ in range(200):
+        await asyncio.sleep(0.01)
+        if found:
+            break
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return found
