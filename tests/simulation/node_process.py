@@ -9,7 +9,6 @@ from typing import Any
 
 from coordinator.domain.frames import Welcome
 from hansa.contract.errors import HansaError
-from hansa.contract.outbox import Head
 from hansa.contract.states import RUN_TERMINAL, RunEvent, RunState
 from node_agent.run_rules import STARTED, RunFacts
 from tests.simulation.checker import Checker
@@ -315,8 +314,3 @@ class Clone:
 def _mark(state: NodeState, run_id: str) -> None:
     if run_id in state.outgoing:
         state.outgoing[run_id].uploaded = True
-
-
-def head_of(state: NodeState) -> Head:
-    """Return the last event's place."""
-    return state.events.head
