@@ -30,7 +30,8 @@ def measure(name: str) -> Any:
     )
     if done.returncode != 0:
         return {"failed": done.returncode, "stderr": done.stderr[-2000:]}
-    return json.loads(done.stdout)
+    # Workers that a bench has started may have said something before.
+    return json.loads(done.stdout[done.stdout.rfind("\n{") + 1 :])
 
 
 def machine() -> dict[str, Any]:
