@@ -163,6 +163,8 @@ class LogWitness:
             case Growth.UNPROVEN:
                 return False
             case Growth.FORKED:
+                # It stands from here on, whether or not there is room to write it down.
+                self._alarm = True
                 row.conflict, row.conflict_at = note.to_bytes(), now
                 append(session, coordinator_log_forked(seen, note.checkpoint), now)
                 told = note.checkpoint

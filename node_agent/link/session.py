@@ -197,7 +197,8 @@ class Session:
         try:
             goes_on = await witness.hear(news, self._told)
         except HansaError as error:
-            if error.reason is not Reason.STORE_FULL:
+            if error.reason is not Reason.STORE_FULL or witness.alarm():
+                # An alarm that cannot be written down ends the session, and is raised again in the next.
                 raise
             # It is told again from the beginning; what has ended here is still to be told now.
             _log.warning("log_news_held", reason=Reason.STORE_FULL.value)

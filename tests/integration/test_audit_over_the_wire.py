@@ -192,6 +192,17 @@ async def test_a_node_whose_store_is_full_keeps_its_session_and_cosigns_once_the
     node.bench.database.close()
 
 
+async def test_an_alarm_that_a_full_store_cannot_keep_ends_the_session(live: LiveCoordinator, tmp_path: Path) -> None:
+    node = await join(live, "FI", tmp_path)
+    node.witness = witness = FullWitness(node.bench.database, node.witness.keys, utc_now)
+    witness.full = witness._alarm = True
+    async with node.running() as task:
+        with pytest.raises(HansaError) as caught:
+            await asyncio.wait_for(task, PATIENCE)
+    assert caught.value.reason is Reason.STORE_FULL
+    node.bench.database.close()
+
+
 async def test_a_node_whose_log_was_cut_loses_its_session_and_its_standing(
     live: LiveCoordinator, tmp_path: Path
 ) -> None:

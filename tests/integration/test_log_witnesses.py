@@ -171,6 +171,7 @@ def test_what_a_node_cannot_store_it_does_not_cosign(world: LogWorld, table: str
         # An alarm that cannot be logged is not swallowed: the session breaks, and comes again.
         with pytest.raises(Exception, match="disk full"):
             asyncio.run(node.witness.hear(split_view(world, node), node.told))
+        assert node.witness.alarm()
 
 
 # --- T-I3 and restored backups -------------------------------------------------------------

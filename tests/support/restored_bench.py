@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.orm import Session
 
@@ -19,6 +20,9 @@ from node_agent.spool.uploader import Uploader
 from node_agent.store.models import RunRow
 from node_agent.store.outbox import store_row
 from tests.support.agent import OPEN_POLICY, Bench, collected, job, open_bench
+
+# Also how long a test waits to see that nothing is sent.
+_SPOOL_SECONDS: Final = 5.0
 
 
 def back_up(bench: Bench, to: Path) -> None:
@@ -66,17 +70,18 @@ async def released(bench: Bench) -> RunRow:
 async def sent(bench: Bench) -> list[ReleasedSummary]:
     """Return what the spool sends now."""
     found: list[ReleasedSummary] = []
+    was_sent = asyncio.Event()
 
     async def send(summary: ReleasedSummary) -> None:
         found.append(summary)
+        was_sent.set()
 
     uploader = Uploader(database=bench.database, bells=bench.bells, clock=lambda: bench.now)
     task = asyncio.create_task(uploader.run(send))
     bench.bells.spool.set()
-    for _ in range(200):
-        await asyncio.sleep(0.01)
-        if found:
-            break
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_SPOOL_SECONDS):
+            await was_sent.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     return found

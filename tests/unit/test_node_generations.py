@@ -13,7 +13,7 @@ from hansa.contract.errors import HansaError, Reason
 from hansa.contract.outbox import Head
 from hansa.v1 import node_service_pb2
 from node_agent.store.models import LoggedReleaseRow, RunRow
-from node_agent.store.outbox import command_cursor, event_head, hash_at
+from node_agent.store.outbox import command_cursor, coordinator_seen, event_head, hash_at
 from tests.support.agent import Bench, job, make_bench, offer
 from tests.support.restored_bench import finished, raise_generation, released, sent
 from tests.support.scripted_coordinator import Coordinator, kinds, reconcile, told
@@ -174,4 +174,5 @@ async def test_evil_no_breach_can_use_the_generations_up(bench: Bench) -> None:
 
 async def test_a_cursor_beyond_our_own_events_is_not_taken_for_an_acknowledgement(bench: Bench) -> None:
     await Coordinator(events=Head(1 << 40, b"x" * 32)).attach(bench)
+    assert (await bench.database.run(coordinator_seen)).acked == (await bench.database.run(event_head)).seq
     await Coordinator().attach(bench)
