@@ -138,6 +138,9 @@ class Gate:
         """
         if not is_reconciled(session):
             raise HansaError(Reason.EXECUTION_SUPERSEDED, log="this store is not reconciled")
+        if is_late(run, now):
+            self._end(session, run, RunEvent.EXPIRE, RunReason.DEADLINE_PASSED, now)
+            return
         if verdict.failure is not None:
             self._end(session, run, RunEvent.FAIL, verdict.failure, now)
             return
@@ -168,7 +171,8 @@ class Gate:
 
         Raises:
             HansaError: ``RUN_UNKNOWN``; ``RELEASE_CONFLICT``, the run does not
-                wait for a decision, or the person has decided otherwise;
+                wait for a decision any more, or the person has decided
+                otherwise;
                 ``NODE_NOT_RECONCILED``; whatever ``verified_decision`` refuses.
         """
         if not is_reconciled(session):
@@ -176,7 +180,7 @@ class Gate:
         run, row = session.get(RunRow, run_id), session.get(SummaryRow, run_id)
         if run is None:
             raise HansaError(Reason.RUN_UNKNOWN)
-        if row is None or run.state != RunState.AWAITING_RELEASE:
+        if row is None or run.state != RunState.AWAITING_RELEASE or is_late(run, now):
             raise HansaError(Reason.RELEASE_CONFLICT)
         directory = self.notary.view().directory
         decision = verified_decision(signed, directory, node=self.notary.node, run=run, row=row)
@@ -229,6 +233,11 @@ class Gate:
 
     def _end(self, session: Session, run: RunRow, event: RunEvent, reason: RunReason, now: datetime) -> None:
         advance(session, run, event, reporter=self.reporter, now=now, reason=reason)
+
+
+def is_late(run: RunRow, now: datetime) -> bool:
+    """Say whether the run's deadline has passed, which nobody may have noticed yet: what is released then does not hold."""
+    return run.not_after <= now
 
 
 def _waiting(

@@ -119,7 +119,8 @@ class Notary:
             approvals=approvals,
             deciders=outgoing.deciders,
             recipient_key=spec.recipient_key,
-            released_at=now.astimezone(UTC),
+            # A clock that was set back does not make an answer older than its question.
+            released_at=max(now, spec.not_before).astimezone(UTC),
             log=outgoing.log,
         )
 

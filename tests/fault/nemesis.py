@@ -26,7 +26,7 @@ from typing import Final
 
 from deploy.local.demo_data import prepare
 from deploy.local.layout import REPOSITORY
-from tests.support.nemesis_clocks import Clocks, faketime_library
+from tests.support.nemesis_clocks import Clocks
 from tests.support.nemesis_faults import KINDS, Wish
 from tests.support.nemesis_report import Report
 from tests.support.nemesis_round import Arena
@@ -63,7 +63,7 @@ class Settings:
         parser.add_argument("--seed", type=int, default=None, help="default: drawn, and printed")
         parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
         parser.add_argument("--broker", choices=("redis", "rabbitmq"), default="redis")
-        parser.add_argument("--clocks", action="store_true", help="step wall clocks too; needs libfaketime")
+        parser.add_argument("--clocks", action="store_true", help="step wall clocks too; needs a C compiler")
         parser.add_argument("--round", type=int, default=50, help="faults before everything is healed and checked")
         parser.add_argument("--drills", type=int, default=0, help="measure recovery so often after each round")
         parser.add_argument("--longest", type=float, default=60.0, help="seconds of the longest freeze or cut")
@@ -145,10 +145,7 @@ def _run(settings: Settings, report: Report, place: Path) -> None:
         data, rabbit = REPOSITORY / ".cache" / "demo-data", settings.broker == "rabbitmq"
         arena = Arena.build(place / "federation", data, settings.seed, postgres=postgres, rabbit=rabbit)
         if settings.clocks:
-            library = faketime_library()
-            if library is None:
-                raise FileNotFoundError("libfaketime is missing; install it with: apt-get install faketime")
-            arena.federation.clocks = Clocks(place / "clocks", library)
+            arena.federation.clocks = Clocks.build(place / "clocks")
         arena.plan.lifetime = timedelta(seconds=settings.lifetime)
         asyncio.run(_rounds(arena, settings, report))
 

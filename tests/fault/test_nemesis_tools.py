@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,12 +17,23 @@ import pytest
 from deploy.local.layout import REPOSITORY, Layout
 from node_agent.config import StateFolder
 from tests.fault.nemesis import Settings
+from tests.support.nemesis_clocks import Clocks, has_compiler
 from tests.support.nemesis_faults import KINDS, Nemesis
 from tests.support.nemesis_federation import NODES, Federation
 from tests.support.nemesis_proxy import ByteProxy, FrameProxy
 from tests.support.nemesis_world import Network, may_have_namespaces
 
 _MOST_SECONDS = 60.0
+_DAY = 86_400
+# Waits in all ways that a daemon waits in; a wait that took the clock's day would not end.
+_TELL_THE_TIME = """
+import asyncio, sys, threading, time
+for _ in sys.stdin:
+    time.sleep(0.01)
+    threading.Event().wait(0.01)
+    asyncio.run(asyncio.sleep(0.01))
+    print(time.time(), time.monotonic(), flush=True)
+"""
 
 
 @pytest.fixture
@@ -165,3 +178,27 @@ def test_a_full_disk_takes_not_one_byte_more_until_it_is_freed() -> None:
         ["unshare", "--mount", sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=REPOSITORY
     )
     assert done.stdout.split() == ["28", "free"]
+
+
+def test_a_stepped_clock_moves_the_wall_clock_at_once_and_neither_the_monotonic_one_nor_a_wait(tmp_path: Path) -> None:
+    if not has_compiler():
+        pytest.skip("the clocks need a C compiler")
+    clocks = Clocks.build(tmp_path / "clocks")
+    with subprocess.Popen(
+        [sys.executable, "-c", _TELL_THE_TIME],
+        env={**os.environ, **clocks.environment("FI")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for ahead in (0, _DAY, -_DAY):
+            clocks.set("FI", ahead)
+            process.stdin.write("\n")
+            process.stdin.flush()
+            wall, monotonic = map(float, process.stdout.readline().split())
+            assert abs(wall - ahead - time.time()) < _MOST_SECONDS
+            assert abs(monotonic - time.monotonic()) < _MOST_SECONDS
+        process.stdin.close()
+    assert process.returncode == 0

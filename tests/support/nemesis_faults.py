@@ -269,11 +269,11 @@ class Nemesis:
     async def _clock_stepped(self) -> bool:
         clocks = self.federation.clocks
         assert clocks is not None
-        daemon = self.random.choice(("coordinator", *(f"agent {node}" for node in NODES)))
+        machine = self.random.choice(("coordinator", *NODES))
         step, seconds = self.random.choice(_STEPS) * self.random.choice((1, -1)), self.random.uniform(*self.wish.cut)
         return self._lasts(
-            f"clock {daemon}", seconds, lambda: clocks.set(daemon, step), lambda: clocks.set(daemon, 0)
-        ) and self._did("clock stepped", f"{daemon} by {step} s", seconds)
+            f"clock {machine}", seconds, lambda: clocks.set(machine, step), lambda: clocks.set(machine, 0)
+        ) and self._did("clock stepped", f"{machine} by {step} s", seconds)
 
     # --- stores -----------------------------------------------------------------------
 

@@ -65,7 +65,7 @@ class Federation:
     random: random.Random
     bytes_proxy: ByteProxy | None = None
     frame_proxy: FrameProxy | None = None
-    # What moves the daemons' wall clocks; None: they have the machine's.
+    # What moves the wall clocks of the coordinator's and the nodes' machines; None: they have this machine's.
     clocks: Clocks | None = None
     restarts: int = 0
     services: list[Service] = field(default_factory=list)
@@ -150,7 +150,8 @@ class Federation:
                 self._start(name, daemon)
 
     def _start(self, name: str, daemon: Daemon) -> None:
-        clock = self.clocks.environment(name) if self.clocks else {}
+        # "agent FI" and "worker FI" live on the machine FI.
+        clock = self.clocks.environment(name.rpartition(" ")[2]) if self.clocks else {}
         daemon.start(self.layout.root, {**environment(), **clock, "HANSA_DEBUG": "1"})
 
     async def watch_over(self) -> None:

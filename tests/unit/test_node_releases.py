@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from hansa.contract.digests import digest
 from hansa.contract.directory import Role
 from hansa.contract.envelope import DECISION_TYPE, STATEMENT_TYPE, VOTE_TYPE, Signed, from_json
 from hansa.contract.errors import HansaError, Reason
+from hansa.contract.job import parse_job
 from hansa.contract.raw_keys import key_text
 from hansa.contract.receipt import Expected, verified_statement
 from hansa.contract.release import ReleaseClass
@@ -71,6 +73,16 @@ async def statement_of(bench: Bench, run: RunRow) -> Statement:
     return parse_statement(from_json(row.statement).payload)
 
 
+async def held_by_its_receiver(bench: Bench, run: RunRow) -> Statement:
+    """Return the statement as who receives it reads it; fail if it does not hold."""
+    row, payload = await bench.summary(run.run_id), await payload_of(bench, run)
+    key = bench.world.directory.node(NODE)
+    assert key is not None
+    assert row.statement is not None
+    expected = Expected(payload=payload, spec=parse_job(payload), node=NODE, attempt=1)
+    return verified_statement(from_json(row.statement), key=key.signing_key, expected=expected)
+
+
 async def released_events(bench: Bench) -> list[node_service_pb2.SummaryReleased]:
     def read(session: Session) -> list[bytes]:
         return list(session.scalars(select(EventRow.body).order_by(EventRow.seq)))
@@ -84,15 +96,10 @@ async def released_events(bench: Bench) -> list[node_service_pb2.SummaryReleased
 
 async def test_a_release_is_signed_over_what_leaves_and_all_that_it_rests_on(bench: Bench) -> None:
     run = await finished(bench)
-    row, payload = await bench.summary(run.run_id), await payload_of(bench, run)
+    row = await bench.summary(run.run_id)
     assert run.state == "RELEASED"
     assert row.outgoing == row.summary
-    key = bench.world.directory.node(NODE)
-    assert key is not None
-    spec = job(job_id=run.job_id).model_validate_json(payload)
-    expected = Expected(payload=payload, spec=spec, node=NODE, attempt=1)
-    assert row.statement is not None
-    statement = verified_statement(from_json(row.statement), key=key.signing_key, expected=expected)
+    statement = await held_by_its_receiver(bench, run)
     release = statement.predicate
     assert statement.subject[0].digest.sha256 == hashlib.sha256(row.outgoing or b"").hexdigest()
     assert (release.execution, release.release_class) == (1, ReleaseClass.AUTO)
@@ -102,6 +109,43 @@ async def test_a_release_is_signed_over_what_leaves_and_all_that_it_rests_on(ben
     leaf = (await bench.database.run(lambda s: leaves(s, release.log.index, release.log.index + 1)))[0]
     assert leaf.leaf_hash.hex() == release.log.leaf_hash
     assert f'"digest":"sha256:{statement.subject[0].digest.sha256}"'.encode() in leaf.body
+
+
+@pytest.mark.parametrize("back", [timedelta(0), timedelta(seconds=400), timedelta(days=1)])
+async def test_what_is_released_while_the_clock_is_set_back_holds_where_it_is_received(
+    bench: Bench, back: timedelta
+) -> None:
+    run = await bench.running(job())
+    bench.now -= back
+    await bench.executions.finish(
+        Finish(run_id=run.run_id, execution=run.execution, outcome=Outcome.SUMMARY, summary=collected())
+    )
+    await held_by_its_receiver(bench, run)
+
+
+async def test_a_clock_that_was_set_ahead_past_the_deadline_lets_nothing_out_before_that_is_noticed(
+    bench: Bench,
+) -> None:
+    run = await bench.running(job())
+    bench.now += timedelta(days=1)
+    await bench.executions.finish(
+        Finish(run_id=run.run_id, execution=run.execution, outcome=Outcome.SUMMARY, summary=collected())
+    )
+    ended = await bench.run(run.run_id)
+    assert (ended.state, ended.reason) == ("EXPIRED", "DEADLINE_PASSED")
+    assert await released_events(bench) == []
+
+
+async def test_a_decision_after_the_deadline_is_refused_before_that_is_noticed(tmp_path: Path) -> None:
+    manual = with_mode(tmp_path / "manual", "manual")
+    run = await finished(manual)
+    manual.now += timedelta(days=1)
+    with pytest.raises(HansaError) as refused:
+        await manual.decide(run.run_id, "RELEASE")
+    assert refused.value.reason is Reason.RELEASE_CONFLICT
+    await manual.step()
+    assert (await manual.run(run.run_id)).state == "EXPIRED"
+    manual.database.close()
 
 
 async def test_the_checks_in_a_statement_say_rule_and_outcome_and_no_count(bench: Bench) -> None:
