@@ -260,6 +260,16 @@ def test_a_run_that_both_sides_ended_at_its_deadline_may_have_either_name() -> N
     assert CHECKS["runs end at both sides"](evidence) != []
 
 
+def test_only_a_coordinator_whose_clock_was_ahead_may_have_given_a_run_up_that_its_node_has_answered() -> None:
+    evidence = honest()
+    evidence.hurried = True
+    assert CHECKS["runs end at both sides"](evidence) == []
+    evidence.coordinator.runs[_RUN] = "EXPIRED"
+    assert CHECKS["runs end at both sides"](evidence) == []
+    evidence.coordinator.runs[_RUN] = "CANCELLED"
+    assert CHECKS["runs end at both sides"](evidence) != []
+
+
 def test_every_check_has_a_violation_that_it_finds() -> None:
     assert {broken for _, broken in PLANTED} == set(CHECKS)
 

@@ -10,7 +10,7 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +29,8 @@ class Clocks:
     """One clock per machine, each in a file that all its processes see at once."""
 
     folder: Path
+    # Machines whose clock was ahead for a while.
+    hurried: set[str] = field(default_factory=set)
 
     @classmethod
     def build(cls, folder: Path) -> Clocks:
@@ -57,6 +59,8 @@ class Clocks:
 
     def set(self, machine: str, seconds: int) -> None:
         """Have a machine's clock be ahead by ``seconds``; behind, if negative."""
+        if seconds > 0:
+            self.hurried.add(machine)
         # In place: the file is mapped.
         with self._file(machine).open("r+b", buffering=0) as file:
             file.write(_AHEAD.pack(seconds))
