@@ -26,7 +26,7 @@ from typing import Final
 
 from deploy.local.demo_data import prepare
 from deploy.local.layout import REPOSITORY
-from tests.support.nemesis_clocks import Clocks
+from tests.support.nemesis_clocks import Clocks, has_compiler
 from tests.support.nemesis_faults import KINDS, Wish
 from tests.support.nemesis_report import Report
 from tests.support.nemesis_round import Arena
@@ -128,6 +128,9 @@ def _tell(words: str) -> None:
 def _go_inside(given: list[str]) -> int:
     if not may_have_namespaces():
         sys.stderr.write("The nemesis needs root and network namespaces.\n")
+        return 2
+    if Settings.parse(given).clocks and not has_compiler():
+        sys.stderr.write("--clocks needs a C compiler: apt-get install gcc libc6-dev\n")
         return 2
     prepare(REPOSITORY / ".cache")
     process = subprocess.Popen(inside_command(_MODULE, given), cwd=REPOSITORY)

@@ -34,13 +34,7 @@ class Clocks:
 
     @classmethod
     def build(cls, folder: Path) -> Clocks:
-        """Build the library in ``folder``, which is made.
-
-        Raises:
-            FileNotFoundError: there is no C compiler.
-        """
-        if not has_compiler():
-            raise FileNotFoundError("a C compiler is missing; install it with: apt-get install gcc libc6-dev")
+        """Build the library in ``folder``, which is made."""
         folder.mkdir()
         built = cls(folder)
         command = ["cc", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(built._library), str(_SOURCE)]
